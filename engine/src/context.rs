@@ -1,0 +1,121 @@
+//! What every operation needs to know: which node, whose wish, and how long work is run.
+
+use crate::{Clock, Host, Root, error::Result, live::Live};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Built by `main` and passed down; two of them can live in one process.
+#[derive(Clone)]
+pub struct Context {
+    /// Where the node's files lie.
+    pub root: Root,
+    /// Facts of the machine.
+    pub host: Arc<Host>,
+    /// The time.
+    pub clock: Clock,
+    /// The node's name.
+    pub node: String,
+    /// Who asks.
+    pub caller: Caller,
+    /// How tasks are run.
+    pub mode: Mode,
+    /// State in memory; only the privileged daemon has one.
+    pub live: Option<Arc<Live>>,
+}
+
+impl Context {
+    /// The context of a tool: `root@pam`, tasks in the foreground, root and facts from the environment.
+    pub fn for_tool() -> Result<Self> {
+        let root = Root::from_env();
+        let host = Arc::new(Host::from_env()?);
+        let node = host.node_name();
+        Ok(Context {
+            root,
+            host,
+            clock: Clock::System,
+            node,
+            caller: Caller::root(),
+            mode: Mode::Foreground,
+            live: None,
+        })
+    }
+
+    /// The same context for another caller.
+    #[must_use]
+    pub fn with_caller(&self, caller: Caller) -> Self {
+        Context { caller, ..self.clone() }
+    }
+
+    /// Whether `name` means this node.
+    pub fn is_local_node(&self, name: &str) -> bool {
+        name == "localhost" || name == self.node
+    }
+}
+
+/// How long work runs.
+#[derive(Debug, Clone)]
+pub enum Mode {
+    /// Each task becomes a process of this program.
+    Daemon {
+        /// The program, started as `PROGRAM worker` with the job on standard input.
+        worker: PathBuf,
+    },
+    /// This process is the task with this UPID.
+    Worker(crate::task::Upid),
+    /// The task runs here, its log also goes to standard output (tools).
+    Foreground,
+}
+
+/// An authenticated identity: `user@realm` or `user@realm!token`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Caller {
+    id: String,
+}
+
+impl Caller {
+    /// The identity of tools and of the node itself.
+    pub fn root() -> Self {
+        Caller { id: "root@pam".into() }
+    }
+
+    /// An identity that somebody has verified before.
+    pub fn verified(id: impl Into<String>) -> Self {
+        Caller { id: id.into() }
+    }
+
+    /// `user@realm` or `user@realm!token`.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// `user@realm`, without the token.
+    pub fn user(&self) -> &str {
+        self.id.split('!').next().unwrap_or(&self.id)
+    }
+
+    /// The token's name, if a token speaks.
+    pub fn token(&self) -> Option<&str> {
+        self.id.split_once('!').map(|(_, token)| token)
+    }
+
+    /// Only the text `root@pam` itself is root; its tokens are not. (PVE: RPCEnvironment, check_api2_permissions)
+    pub fn is_root(&self) -> bool {
+        self.id == "root@pam"
+    }
+}
+
+#[cfg(test)]
+impl Context {
+    /// A node `pve1` below a directory of the test's own.
+    pub fn for_test(root: &std::path::Path) -> Self {
+        Context {
+            root: Root::new(root),
+            host: Arc::default(),
+            clock: Clock::System,
+            node: "pve1".into(),
+            caller: Caller::root(),
+            mode: Mode::Foreground,
+            live: None,
+        }
+    }
+}

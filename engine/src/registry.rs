@@ -1,0 +1,125 @@
+//! Which handler answers which method, and the one way of a request through all checks.
+//!
+//! Order of checks, visible to clients: route (501), token allowed (403), permission (403), other node, parameters (400),
+//! handler. A method without a handler passes all of them and then answers 501.
+
+use crate::call::Handler;
+use crate::{Call, Context, Error, Reply, Request, Result, access};
+use contract::{Method, RouteError, Verb};
+use serde_json::{Map, Value};
+use std::collections::HashMap;
+use std::sync::OnceLock;
+
+/// One row of an area's list.
+#[derive(Clone, Copy)]
+pub struct Binding {
+    /// The verb.
+    pub verb: Verb,
+    /// The path template as the contract writes it.
+    pub template: &'static str,
+    /// Who answers.
+    pub handler: Handler,
+}
+
+/// Binds `GET template`.
+pub const fn get(template: &'static str, handler: Handler) -> Binding {
+    Binding { verb: Verb::Get, template, handler }
+}
+
+/// Binds `POST template`.
+pub const fn post(template: &'static str, handler: Handler) -> Binding {
+    Binding { verb: Verb::Post, template, handler }
+}
+
+/// Binds `PUT template`.
+pub const fn put(template: &'static str, handler: Handler) -> Binding {
+    Binding { verb: Verb::Put, template, handler }
+}
+
+/// Binds `DELETE template`.
+pub const fn delete(template: &'static str, handler: Handler) -> Binding {
+    Binding { verb: Verb::Delete, template, handler }
+}
+
+/// The lists of all areas. A new area adds its line here.
+const AREAS: &[&[Binding]] = &[access::handlers::METHODS];
+
+/// All bindings, area by area.
+pub fn bindings() -> impl Iterator<Item = &'static Binding> {
+    AREAS.iter().copied().flatten()
+}
+
+/// The handler of a method, if somebody has bound it.
+pub fn handler(verb: Verb, template: &str) -> Option<Handler> {
+    static TABLE: OnceLock<HashMap<(Verb, &'static str), Handler>> = OnceLock::new();
+    let table = TABLE.get_or_init(|| bindings().map(|row| ((row.verb, row.template), row.handler)).collect());
+    table.get(&(verb, template)).copied()
+}
+
+/// Takes a request of an authenticated (or anonymous, `caller` = `None`) client through all checks to its handler.
+pub fn dispatch(ctx: &Context, caller: Option<&str>, request: Request) -> Result<Reply> {
+    let route = contract::find(request.verb, &request.path).map_err(|error| route_error(&request, &error))?;
+    let params = merge_path_params(request.params, route.path_params)?;
+    let ctx = &ctx.with_caller(crate::Caller::verified(caller.unwrap_or_default()));
+    access::check_method(ctx, caller, route.method, &params)?;
+    check_node(ctx, route.method, &params)?;
+    let params = contract::verify(route.method, params)?;
+    call(ctx, route.method, params)
+}
+
+/// Runs a method for a tool or a worker: parameters are verified, permissions are not asked. (PVE: CLIHandler.pm)
+pub fn run(ctx: &Context, verb: Verb, template: &str, params: Map<String, Value>) -> Result<Reply> {
+    let method = contract::method(verb, template)
+        .ok_or_else(|| Error::NotImplemented(format!("Method '{verb} {template}' not implemented")))?;
+    check_node(ctx, method, &params)?;
+    let params = contract::verify(method, params)?;
+    call(ctx, method, params)
+}
+
+fn call(ctx: &Context, method: &'static Method, params: Map<String, Value>) -> Result<Reply> {
+    let handler = handler(method.verb, method.template).ok_or_else(|| {
+        Error::NotImplemented(format!("Method '{} {}' not implemented", method.verb, method.template))
+    })?;
+    handler(&Call { ctx, method, params })
+}
+
+fn route_error(request: &Request, _error: &RouteError) -> Error {
+    Error::NotImplemented(format!("Method '{} {}' not implemented", request.verb, request.path))
+}
+
+/// Path parameters join the others; the same name with another value is refused. (PVE: pve-manager PVE/HTTPServer.pm)
+fn merge_path_params(
+    mut params: Map<String, Value>,
+    path_params: std::collections::BTreeMap<String, String>,
+) -> Result<Map<String, Value>> {
+    for (name, value) in path_params {
+        match params.get(&name) {
+            Some(given) if crate::call::config_text(given) != value => {
+                return Err(Error::parameter(
+                    &name,
+                    format!(
+                        "duplicate parameter (already defined in URI) with conflicting values: '{value}' != '{}'",
+                        crate::call::config_text(given)
+                    ),
+                ));
+            }
+            _ => {
+                params.insert(name, Value::String(value));
+            }
+        }
+    }
+    Ok(params)
+}
+
+/// Other nodes cannot be asked yet; a node that is not this one is unknown.
+fn check_node(ctx: &Context, method: &Method, params: &Map<String, Value>) -> Result<()> {
+    let Some(name) = &method.proxyto else {
+        return Ok(());
+    };
+    match params.get(name) {
+        Some(Value::String(node)) if !ctx.is_local_node(node) => Err(Error::new(format!(
+            "hostname lookup '{node}' failed - failed to get address info for: {node}: Name or service not known"
+        ))),
+        _ => Ok(()),
+    }
+}
