@@ -1,0 +1,57 @@
+//! Debian packages that building, running and testing need; what is missing is installed, and said.
+
+use crate::{Outcome, sh};
+use std::process::Command;
+
+/// To build the programs.
+const BUILD: &[&str] = &["gcc", "pkg-config", "libssl-dev", "libclang-dev", "lxc-dev", "libpam0g-dev"];
+
+/// To run a node with guests.
+const RUN: &[&str] = &[
+    "qemu-system-x86",
+    "qemu-utils",
+    "lxc",
+    "uidmap",
+    "iproute2",
+    "nftables",
+    "e2fsprogs",
+    "tar",
+    "zstd",
+    "xz-utils",
+    "bzip2",
+    "gzip",
+    "openssl",
+];
+
+/// To make the small guests of demo and tests, and to run real clients.
+const GUESTS: &[&str] = &["busybox-static", "cpio", "kmod", "python3", "python3-venv", "curl", "iputils-ping"];
+
+/// Installs what is missing of all lists.
+pub fn ensure() -> Outcome {
+    let wanted = [BUILD, RUN, GUESTS].concat();
+    let missing: Vec<&str> = wanted.into_iter().filter(|package| !is_installed(package)).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    if !is_root() {
+        return Err(format!("missing Debian packages: {}; run this as root, or install them", missing.join(" ")).into());
+    }
+    println!("installing Debian packages: {}", missing.join(" "));
+    sh(Command::new("apt-get").args(["update", "-qq"]))?;
+    sh(Command::new("apt-get")
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .args(["install", "-y", "-qq", "--no-install-recommends"])
+        .args(missing))
+}
+
+fn is_installed(package: &str) -> bool {
+    Command::new("dpkg-query")
+        .args(["-W", "-f=${db:Status-Status}", package])
+        .output()
+        .is_ok_and(|output| output.stdout == b"installed")
+}
+
+/// Whether this process is root, without a crate for one system call.
+pub fn is_root() -> bool {
+    std::fs::metadata("/proc/self").is_ok_and(|meta| std::os::unix::fs::MetadataExt::uid(&meta) == 0)
+}

@@ -1,0 +1,47 @@
+//! `cargo xtask test`: every tier that this machine can run, and a count of what was skipped and why.
+
+use crate::{Outcome, cargo, packages, sh, target};
+use std::collections::BTreeMap;
+use std::process::Command;
+
+/// Builds the programs that the tests drive, runs all tests, reports skips. The runner's own closing line comes last.
+pub fn main(arguments: &[&str]) -> Outcome {
+    packages::ensure()?;
+    sh(cargo().args(["build", "--workspace", "--bins"]))?;
+    let skips = target("debug").join("skipped-tests");
+    // A list of an earlier run would be counted again.
+    let _ = std::fs::remove_file(&skips);
+    let has_nextest = Command::new("cargo-nextest").arg("--version").output().is_ok_and(|out| out.status.success());
+    let mut tests = cargo();
+    if has_nextest {
+        tests.args(["nextest", "run", "--workspace", "--no-fail-fast"]);
+    } else {
+        // Guests share memory and bridges: one test at a time within a program.
+        tests.args(["test", "--workspace", "--no-fail-fast", "--", "--test-threads=1"]);
+    }
+    let outcome = sh(tests.args(arguments).env("COMPAT_SKIPS", &skips));
+    let list = std::fs::read_to_string(&skips).unwrap_or_default();
+    for (reason, tests) in count(&list) {
+        eprintln!("skipped here ({}): {reason}", tests.len());
+    }
+    outcome
+}
+
+/// Skipped tests by reason. Each line of the list is `TEST<TAB>REASON`.
+fn count(list: &str) -> BTreeMap<&str, Vec<&str>> {
+    let mut reasons: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for (test, reason) in list.lines().filter_map(|line| line.split_once('\t')) {
+        reasons.entry(reason).or_default().push(test);
+    }
+    reasons
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn skips_are_counted_by_reason() {
+        let counted = super::count("a\tno kvm\nb\tno kvm\nc\tno lvm\n");
+        assert_eq!(counted["no kvm"], ["a", "b"]);
+        assert_eq!(counted.len(), 2);
+    }
+}
