@@ -16,3 +16,16 @@ pub fn check_method(ctx: &Context, caller: Option<&str>, _method: &Method, _para
         caller.map_or("user != null", |_| "user != root@pam")
     )))
 }
+
+/// Fails unless the caller has all of these privileges on a path.
+pub fn check(ctx: &Context, path: &str, privileges: &[&str]) -> Result<()> {
+    if ctx.caller.is_root() {
+        return Ok(());
+    }
+    Err(Error::Forbidden(format!("Permission check failed ({path}, {})", privileges.join(", "))))
+}
+
+/// Whether the caller has all of these privileges on a path.
+pub fn has(ctx: &Context, path: &str, privileges: &[&str]) -> bool {
+    check(ctx, path, privileges).is_ok()
+}
