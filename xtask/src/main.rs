@@ -1,6 +1,7 @@
 //! Every chore of the project is one command here: `cargo xtask run | test | check | bench | contract`.
 
 mod check;
+mod contract;
 mod demo;
 mod documents;
 mod packages;
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
         Some((&"run", rest)) => run::main(rest),
         Some((&"test", rest)) => test::main(rest),
         Some((&"check", rest)) => check::main(rest),
+        Some((&"contract", rest)) => contract::main(rest),
         _ => Err(USAGE.into()),
     };
     match outcome {
