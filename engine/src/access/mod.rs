@@ -115,16 +115,3 @@ pub fn remove_storage(ctx: &Context, storage: &str) -> Result<()> {
         Ok(())
     })
 }
-
-/// Fails unless the caller has all of these privileges on a path.
-pub fn check(ctx: &Context, path: &str, privileges: &[&str]) -> Result<()> {
-    if ctx.caller.is_root() {
-        return Ok(());
-    }
-    Err(Error::Forbidden(format!("Permission check failed ({path}, {})", privileges.join(", "))))
-}
-
-/// Whether the caller has all of these privileges on a path.
-pub fn has(ctx: &Context, path: &str, privileges: &[&str]) -> bool {
-    check(ctx, path, privileges).is_ok()
-}
