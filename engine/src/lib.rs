@@ -18,10 +18,10 @@ pub mod guest;
 pub mod host;
 pub mod live;
 pub mod lock;
-pub mod node;
 pub mod process;
 pub mod registry;
 pub mod root;
+pub mod storage;
 pub mod task;
 pub mod types;
 

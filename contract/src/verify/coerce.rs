@@ -42,7 +42,7 @@ fn straighten_value(schema: &Schema, value: Value) -> Value {
 }
 
 /// Turns checked values into the types they are declared with and drops nulls.
-pub(crate) fn typed(
+pub(super) fn typed(
     properties: &BTreeMap<String, Schema>,
     values: Map<String, Value>,
 ) -> Map<String, Value> {
@@ -59,8 +59,7 @@ pub(crate) fn typed(
         .collect()
 }
 
-/// Turns one checked value into its type.
-pub(crate) fn typed_value(schema: &Schema, value: Value) -> Value {
+fn typed_value(schema: &Schema, value: Value) -> Value {
     match (schema.kind, value) {
         (_, Value::Array(list)) => match &schema.items {
             Some(items) => Value::Array(

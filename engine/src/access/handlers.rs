@@ -1,4 +1,4 @@
-//! `/access` and `/pools`: the methods of users, tokens, roles, pools and tickets.
+//! `/access`: the methods of users, tokens and tickets.
 
 use crate::registry::Binding;
 

@@ -83,7 +83,9 @@ impl SectionConfig {
             }
             text += &format!("{}: {id}\n", section.kind);
             for (key, value) in &section.values {
-                text += &format!("\t{key} {value}\n");
+                // PVE writes this one without a value. (SectionConfig.pm, write_config)
+                let bare = key == "disable" && value == "1";
+                text += &if bare { format!("\t{key}\n") } else { format!("\t{key} {value}\n") };
             }
             text.push('\n');
         }

@@ -11,9 +11,7 @@
 //! that wrong input is refused at once, and once in the worker.
 
 pub mod abort;
-pub mod handlers;
 pub mod journal;
-mod stop;
 mod upid;
 mod worker;
 

@@ -1,0 +1,155 @@
+//! Which storages are usable and how full they are, without ever waiting for one that hangs.
+//!
+//! Each storage is asked by a thread of its own with a deadline. A thread that hangs in the kernel stays behind, and
+//! until it returns its storage is reported as unreachable at once, so a dead server costs one thread and no time.
+
+use super::config::{Entry, StorageConfig};
+use super::content::Content;
+use super::driver::{Space, Storage};
+use super::driver_of;
+use crate::{Context, Error, Result};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
+use std::time::{Duration, Instant};
+
+/// How long a storage may take to answer. (PVE: Storage/Plugin.pm, status)
+const DEADLINE: Duration = Duration::from_secs(2);
+
+/// A storage's state as last seen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StorageStatus {
+    /// Its id.
+    pub id: String,
+    /// Its type.
+    pub kind: String,
+    /// All bytes; 0 unless active.
+    pub total: u64,
+    /// Bytes that are taken.
+    pub used: u64,
+    /// Bytes that can be taken.
+    pub avail: u64,
+    /// It can be used now.
+    pub active: bool,
+    /// It is meant to be used on this node.
+    pub enabled: bool,
+    /// Same content on all its nodes.
+    pub shared: bool,
+    /// What it may hold.
+    pub content: Vec<Content>,
+    /// Why it is enabled but not active.
+    pub reason: Option<String>,
+}
+
+/// A probe is known by the node's root and the storage: several nodes can live in one process.
+type ProbeKey = (PathBuf, String);
+
+/// What a probe will answer, if it ever does.
+type Answer = mpsc::Receiver<Result<Space>>;
+
+/// Probes that missed their deadline. They belong to the process as their threads do.
+static HANGING: Mutex<BTreeMap<ProbeKey, Answer>> = Mutex::new(BTreeMap::new());
+
+/// The state of all storages, in the order of the configuration.
+pub fn all(ctx: &Context) -> Result<Vec<StorageStatus>> {
+    let config = StorageConfig::load(ctx)?;
+    Ok(probe_entries(ctx, config.entries().map(|(id, entry)| (id.to_owned(), entry.clone())).collect()))
+}
+
+/// The state of one storage.
+pub fn probe(ctx: &Context, id: &str) -> Result<StorageStatus> {
+    let config = StorageConfig::load(ctx)?;
+    let entry = config.entry(id)?.clone();
+    Ok(probe_entries(ctx, vec![(id.to_owned(), entry)]).remove(0))
+}
+
+/// Asks storages side by side; all of them together take no longer than the deadline.
+pub fn probe_entries(ctx: &Context, entries: Vec<(String, Entry)>) -> Vec<StorageStatus> {
+    let deadline = Instant::now() + DEADLINE;
+    let waiting: Vec<_> = entries
+        .into_iter()
+        .map(|(id, entry)| {
+            let status = configured(ctx, &id, &entry);
+            let answer = status.enabled.then(|| start(ctx, id, entry));
+            (status, answer)
+        })
+        .collect();
+    waiting
+        .into_iter()
+        .map(|(mut status, answer)| {
+            let Some(answer) = answer else { return status };
+            match answer.and_then(|answer| wait(ctx, &status.id, answer, deadline)) {
+                Ok(space) => {
+                    status.active = true;
+                    (status.total, status.used, status.avail) = (space.total, space.used, space.avail);
+                }
+                Err(error) => status.reason = Some(error.message().to_owned()),
+            }
+            status
+        })
+        .collect()
+}
+
+fn configured(ctx: &Context, id: &str, entry: &Entry) -> StorageStatus {
+    StorageStatus {
+        id: id.to_owned(),
+        kind: entry.kind().to_owned(),
+        total: 0,
+        used: 0,
+        avail: 0,
+        active: false,
+        enabled: !entry.is_disabled() && entry.is_on_node(&ctx.node),
+        shared: entry.is_shared(),
+        content: entry.contents(),
+        reason: None,
+    }
+}
+
+fn key(ctx: &Context, id: &str) -> ProbeKey {
+    (ctx.root.prefix().to_owned(), id.to_owned())
+}
+
+fn hanging() -> MutexGuard<'static, BTreeMap<ProbeKey, Answer>> {
+    HANGING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn unreachable(id: &str) -> Error {
+    Error::new(format!("storage '{id}' does not answer"))
+}
+
+/// Begins a probe, unless an earlier one of this storage still hangs.
+fn start(ctx: &Context, id: String, entry: Entry) -> Result<Answer> {
+    let key = key(ctx, &id);
+    let mut hanging = hanging();
+    if let Some(answer) = hanging.get(&key) {
+        if let Err(mpsc::TryRecvError::Empty) = answer.try_recv() {
+            return Err(unreachable(&id));
+        }
+        hanging.remove(&key);
+    }
+    drop(hanging);
+    let (sender, receiver) = mpsc::channel();
+    let ctx = ctx.clone();
+    std::thread::spawn(move || {
+        // Nobody listens any longer if the deadline has passed and another probe has begun.
+        let _ = sender.send(measure(&Storage { ctx: &ctx, id, entry }));
+    });
+    Ok(receiver)
+}
+
+fn measure(storage: &Storage) -> Result<Space> {
+    let driver = driver_of(storage)?;
+    driver.activate(storage)?;
+    driver.space(storage)
+}
+
+fn wait(ctx: &Context, id: &str, answer: Answer, deadline: Instant) -> Result<Space> {
+    match answer.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+        Ok(space) => space,
+        Err(mpsc::RecvTimeoutError::Timeout) => {
+            hanging().insert(key(ctx, id), answer);
+            Err(unreachable(id))
+        }
+        Err(mpsc::RecvTimeoutError::Disconnected) => Err(Error::new(format!("the probe of storage '{id}' failed"))),
+    }
+}
