@@ -5,8 +5,10 @@
 //! The data stands in `data/`, is packed by `build.rs` and decoded one record at a time.
 
 pub mod command;
+mod dump;
 pub mod format;
 mod method;
+pub mod openapi;
 mod pattern;
 mod permission;
 pub mod property_string;
@@ -17,6 +19,7 @@ pub mod section_config_schema;
 mod table;
 mod verify;
 
+pub use dump::{compare, dump};
 pub use method::{Method, UnknownVerb, Verb, method, methods, shared_doc};
 pub use permission::{Check, GroupsParam, Permission, UseridParam};
 pub use route::{Child, Route, RouteError, children, find, resolve};

@@ -20,18 +20,22 @@ pub fn privileges() -> &'static [String] {
 /// The built-in roles and their privileges.
 pub fn builtin_roles() -> &'static BTreeMap<String, Vec<String>> {
     #[derive(Deserialize)]
+    enum Everything {
+        #[serde(rename = "*")]
+        Star,
+    }
+    #[derive(Deserialize)]
     #[serde(untagged)]
     enum Privileges {
         Named(Vec<String>),
-        /// Written `*`.
-        All(String),
+        All(Everything),
     }
     static ROLES: OnceLock<BTreeMap<String, Vec<String>>> = OnceLock::new();
     ROLES.get_or_init(|| {
         let roles: BTreeMap<String, Privileges> = single("roles");
         let expand = |granted| match granted {
             Privileges::Named(names) => names,
-            Privileges::All(_) => privileges().to_vec(),
+            Privileges::All(Everything::Star) => privileges().to_vec(),
         };
         roles
             .into_iter()

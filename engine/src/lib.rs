@@ -18,6 +18,7 @@ pub mod guest;
 pub mod host;
 pub mod live;
 pub mod lock;
+pub mod node;
 pub mod process;
 pub mod registry;
 pub mod root;

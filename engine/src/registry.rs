@@ -4,7 +4,7 @@
 //! handler. A method without a handler passes all of them and then answers 501.
 
 use crate::call::Handler;
-use crate::{Call, Context, Error, Reply, Request, Result, access};
+use crate::{Call, Context, Error, Reply, Request, Result, access, node, task};
 use contract::{Method, RouteError, Verb};
 use serde_json::{Map, Value};
 use std::collections::HashMap;
@@ -42,7 +42,13 @@ pub const fn delete(template: &'static str, handler: Handler) -> Binding {
 }
 
 /// The lists of all areas. A new area adds its line here.
-const AREAS: &[&[Binding]] = &[access::handlers::METHODS];
+const AREAS: &[&[Binding]] = &[
+    // Directories come first, so that an area may answer one of its own.
+    node::handlers::DIRECTORIES,
+    node::handlers::METHODS,
+    task::handlers::METHODS,
+    access::handlers::METHODS,
+];
 
 /// All bindings, area by area.
 pub fn bindings() -> impl Iterator<Item = &'static Binding> {

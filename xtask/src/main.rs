@@ -1,6 +1,8 @@
 //! Every chore of the project is one command here: `cargo xtask run | test | check | bench | contract`.
 
+mod bench;
 mod check;
+mod contract;
 mod demo;
 mod documents;
 mod packages;
@@ -31,6 +33,8 @@ fn main() -> ExitCode {
         Some((&"run", rest)) => run::main(rest),
         Some((&"test", rest)) => test::main(rest),
         Some((&"check", rest)) => check::main(rest),
+        Some((&"bench", rest)) => bench::main(rest),
+        Some((&"contract", rest)) => contract::main(rest),
         _ => Err(USAGE.into()),
     };
     match outcome {

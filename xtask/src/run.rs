@@ -34,8 +34,7 @@ pub fn main(arguments: &[&str]) -> Outcome {
         return node.stop();
     }
     packages::ensure()?;
-    println!("building (release) …");
-    sh(cargo().args(["build", "--release", "--workspace", "--bins", "--exclude", "xtask"]))?;
+    build()?;
     node.start()?;
     let password = node.administrator()?;
     node.welcome(&password);
@@ -43,6 +42,13 @@ pub fn main(arguments: &[&str]) -> Outcome {
         demo::start(&node)?;
     }
     Ok(())
+}
+
+/// Builds the release programs.
+pub fn build() -> Outcome {
+    println!("building (release) …");
+    sh(cargo().args(["build", "--release", "--workspace", "--bins", "--exclude", "xtask"]))?;
+    link_tools(&target("release"))
 }
 
 /// `PVE_ROOT`, else `node` in the checkout, else (when others may not enter the checkout) a folder below `/srv`.
@@ -70,7 +76,6 @@ impl Node {
 
     fn start(&self) -> Outcome {
         fs::create_dir_all(&self.root)?;
-        link_tools(&self.programs)?;
         sh(self.program("pvedaemon").arg("start"))?;
         let port = self.port.to_string();
         sh(self.program("pveproxy").args(["start", "--listen", &self.listen, "--port", &port]))?;

@@ -23,7 +23,7 @@ fn is_id(text: &str, longest: usize, mark: impl Fn(char) -> bool) -> bool {
     text.len() <= longest
         && text.starts_with(alnum)
         && text.chars().all(&inner)
-        && (text.len() < longest || framed(text, alnum, &inner, alnum))
+        && (text.len() < longest || framed(text, alnum, inner, alnum))
 }
 
 pub(super) fn fabric_id(text: &str) -> Checked {

@@ -34,7 +34,7 @@ pub fn parse(text: &str) -> Option<u64> {
 
 /// Bytes in the largest unit that needs no fraction.
 pub fn print(bytes: u64) -> String {
-    match UNITS.iter().find(|(_, factor)| bytes % factor == 0) {
+    match UNITS.iter().find(|(_, factor)| bytes.is_multiple_of(*factor)) {
         Some((letter, factor)) => format!("{}{letter}", bytes / factor),
         None => bytes.to_string(),
     }

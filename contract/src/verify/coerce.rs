@@ -42,7 +42,7 @@ fn straighten_value(schema: &Schema, value: Value) -> Value {
 }
 
 /// Turns checked values into the types they are declared with and drops nulls.
-pub(super) fn typed(
+pub(crate) fn typed(
     properties: &BTreeMap<String, Schema>,
     values: Map<String, Value>,
 ) -> Map<String, Value> {
@@ -59,7 +59,8 @@ pub(super) fn typed(
         .collect()
 }
 
-fn typed_value(schema: &Schema, value: Value) -> Value {
+/// Turns one checked value into its type.
+pub(crate) fn typed_value(schema: &Schema, value: Value) -> Value {
     match (schema.kind, value) {
         (_, Value::Array(list)) => match &schema.items {
             Some(items) => Value::Array(

@@ -8,6 +8,7 @@ mod errors;
 mod object;
 mod types;
 
+pub(crate) use coerce::{typed, typed_value};
 pub(crate) use object::{check_object, rename_aliases};
 pub(crate) use types::text_of;
 
@@ -91,7 +92,7 @@ pub fn verify_set(
     if !errors.is_empty() {
         return Err(errors);
     }
-    Ok(coerce::typed(set.parameters, params))
+    Ok(typed(set.parameters, params))
 }
 
 /// [`verify_cli`] for parameters that belong to no method.
@@ -105,12 +106,4 @@ pub fn verify_set_cli(
 /// Checks one value, such as an answer against `returns`; paths of errors start at `path`.
 pub fn check(value: &Value, schema: &Schema, path: &str, errors: &mut ParamErrors) {
     object::check_value(Some(value), schema, path, errors, None, None);
-}
-
-/// Turns checked members into typed values, see [`verify`].
-pub(crate) fn typed(
-    properties: &BTreeMap<String, Schema>,
-    values: Map<String, Value>,
-) -> Map<String, Value> {
-    coerce::typed(properties, values)
 }

@@ -1,4 +1,4 @@
-//! `/access`: the methods of users, tokens and tickets.
+//! `/access` and `/pools`: the methods of users, tokens, roles, pools and tickets.
 
 use crate::registry::Binding;
 

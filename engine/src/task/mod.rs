@@ -11,7 +11,9 @@
 //! that wrong input is refused at once, and once in the worker.
 
 pub mod abort;
+pub mod handlers;
 pub mod journal;
+mod stop;
 mod upid;
 mod worker;
 

@@ -1,0 +1,105 @@
+//! Starting guests, next to the raw tool with the same command line or configuration.
+
+use crate::measure::{Row, Samples, Table};
+use crate::node::Node;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+const ROUNDS: usize = 7;
+
+/// A VM to running, next to spawning QEMU by hand and asking it.
+pub fn start_vm(table: &mut Table) {
+    let node = Node::start(0);
+    node.check(node.program("qm").args(["create", "100", "--kvm", "0", "--memory", "128", "--cpu", "qemu64"]));
+    let shown = node.program("qm").args(["showcmd", "100"]).output().expect("qm starts");
+    let line = String::from_utf8_lossy(&shown.stdout).trim().to_owned();
+    let socket = node.path("run/qemu-server/100.qmp");
+    let pid_file = node.path("run/qemu-server/100.pid");
+    let raw = Samples::of_with(
+        ROUNDS,
+        || {
+            // The shown line is quoted for a shell; this is a measurement, not the product.
+            let status = Command::new("sh").arg("-c").arg(&line).stdin(Stdio::null()).status().expect("sh starts");
+            assert!(status.success(), "{line}");
+            assert!(is_running(&socket));
+        },
+        || kill(&pid_file),
+    );
+    let ours = Samples::of_with(
+        ROUNDS,
+        || node.check(node.program("qm").args(["start", "100"])),
+        || {
+            node.check(node.program("qm").args(["stop", "100"]));
+        },
+    );
+    let budget = Duration::from_millis(25);
+    table.add(&Row::more("qm start, to running", ours.median(), ("raw QEMU", raw.median()), budget));
+}
+
+/// Whether QEMU says over QMP that the machine runs.
+fn is_running(socket: &Path) -> bool {
+    let Ok(stream) = UnixStream::connect(socket) else { return false };
+    let mut reader = BufReader::new(&stream);
+    let mut line = String::new();
+    let mut ask = |text: &str| {
+        (&stream).write_all(text.as_bytes()).expect("QMP listens");
+        line.clear();
+        reader.read_line(&mut line).expect("QMP answers");
+        line.clone()
+    };
+    ask("");
+    ask("{\"execute\":\"qmp_capabilities\"}\n");
+    ask("{\"execute\":\"query-status\"}\n").contains("\"running\": true")
+}
+
+fn kill(pid_file: &Path) {
+    let pid = std::fs::read_to_string(pid_file).expect("QEMU wrote its pid").trim().to_owned();
+    assert!(Command::new("kill").args(["-9", &pid]).status().is_ok_and(|status| status.success()));
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while Path::new("/proc").join(&pid).exists() && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    // QEMU was killed and could not remove it.
+    let _ = std::fs::remove_file(pid_file);
+}
+
+/// A container, next to `lxc-start` with the same configuration.
+pub fn start_container(table: &mut Table) {
+    let node = Node::start(0);
+    template(&node);
+    node.check(
+        node.program("pct")
+            .args(["create", "101", "local:vztmpl/busybox.tar.gz", "--ostype", "unmanaged", "--rootfs", "local:0"])
+            .args(["--unprivileged", "1", "--memory", "64"]),
+    );
+    let lxcpath = node.path("var/lib/lxc");
+    let stop = || node.check(node.program("pct").args(["stop", "101"]));
+    let ours = Samples::of_with(ROUNDS, || node.check(node.program("pct").args(["start", "101"])), stop);
+    let raw = Samples::of_with(
+        ROUNDS,
+        || node.check(Command::new("lxc-start").arg("-P").arg(&lxcpath).args(["-n", "101", "-d"])),
+        || node.check(Command::new("lxc-stop").arg("-P").arg(&lxcpath).args(["-n", "101", "-k"])),
+    );
+    let budget = Duration::from_millis(15);
+    table.add(&Row::more("pct start", ours.median(), ("lxc-start", raw.median()), budget));
+}
+
+/// Busybox alone.
+fn template(node: &Node) {
+    let tree = node.path("template");
+    for directory in ["bin", "sbin", "etc", "proc", "sys", "dev", "tmp", "root", "run"] {
+        std::fs::create_dir_all(tree.join(directory)).expect("own directory");
+    }
+    std::fs::copy("/bin/busybox", tree.join("bin/busybox")).expect("busybox-static is installed");
+    for link in ["bin/sh", "bin/sleep", "sbin/init"] {
+        std::os::unix::fs::symlink("/bin/busybox", tree.join(link)).expect("own directory");
+    }
+    std::fs::write(tree.join("etc/inittab"), "::respawn:/bin/sleep 3600\n").expect("own directory");
+    let cache = node.path("var/lib/vz/template/cache");
+    std::fs::create_dir_all(&cache).expect("own directory");
+    let archive = cache.join("busybox.tar.gz");
+    node.check(Command::new("tar").arg("-C").arg(&tree).arg("-czf").arg(archive).args(["--owner=0", "--group=0", "."]));
+}
