@@ -45,11 +45,8 @@ impl Packer {
             let (start, end) = self.put(value);
             let _ = writeln!(rows, "    ({key:?}, {start}, {end}),");
         }
-        let _ = writeln!(
-            self.index,
-            "pub(crate) static {name}: [(&str, usize, usize); {}] = [\n{rows}];\n",
-            records.len()
-        );
+        let _ =
+            writeln!(self.index, "pub(crate) static {name}: [(&str, usize, usize); {}] = [\n{rows}];\n", records.len());
     }
 }
 
@@ -69,18 +66,12 @@ fn object(value: Value, path: &Path) -> BTreeMap<String, Value> {
 fn read_folder(folder: &Path) -> BTreeMap<String, Value> {
     let mut all = BTreeMap::new();
     for entry in fs::read_dir(folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display())) {
-        let path = entry
-            .expect("a folder of the source tree can be listed")
-            .path();
+        let path = entry.expect("a folder of the source tree can be listed").path();
         if path.extension().is_none_or(|extension| extension != "json") {
             continue;
         }
         for (key, value) in object(read(&path), &path) {
-            assert!(
-                all.insert(key.clone(), value).is_none(),
-                "{}: {key} is defined twice",
-                path.display()
-            );
+            assert!(all.insert(key.clone(), value).is_none(), "{}: {key} is defined twice", path.display());
         }
     }
     all
@@ -89,31 +80,20 @@ fn read_folder(folder: &Path) -> BTreeMap<String, Value> {
 fn insert(nodes: &mut Vec<Node>, template: &str) -> usize {
     let mut at = 0;
     let mut walked = String::new();
-    for component in template
-        .split('/')
-        .filter(|component| !component.is_empty())
-    {
+    for component in template.split('/').filter(|component| !component.is_empty()) {
         let _ = write!(walked, "/{component}");
-        let variable = component
-            .strip_prefix('{')
-            .and_then(|rest| rest.strip_suffix('}'));
+        let variable = component.strip_prefix('{').and_then(|rest| rest.strip_suffix('}'));
         let known = match variable {
             Some(name) => {
                 let known = nodes[at].variable.as_ref();
-                assert!(
-                    known.is_none_or(|(other, _)| other == name),
-                    "{template}: two names for one component"
-                );
+                assert!(known.is_none_or(|(other, _)| other == name), "{template}: two names for one component");
                 known.map(|(_, index)| *index)
             }
             None => nodes[at].fixed.get(component).copied(),
         };
         at = known.unwrap_or_else(|| {
             let index = nodes.len();
-            nodes.push(Node {
-                template: walked.clone(),
-                ..Node::default()
-            });
+            nodes.push(Node { template: walked.clone(), ..Node::default() });
             match variable {
                 Some(name) => nodes[at].variable = Some((name.to_owned(), index)),
                 None => {
@@ -127,38 +107,24 @@ fn insert(nodes: &mut Vec<Node>, template: &str) -> usize {
 }
 
 fn pack_methods(packer: &mut Packer, paths: &BTreeMap<String, Value>) {
-    let mut nodes = vec![Node {
-        template: "/".to_owned(),
-        ..Node::default()
-    }];
+    let mut nodes = vec![Node { template: "/".to_owned(), ..Node::default() }];
     let mut rows = String::new();
     let mut count = 0;
     for (template, methods) in paths {
         let node = insert(&mut nodes, template);
-        let methods = methods
-            .as_object()
-            .unwrap_or_else(|| panic!("{template}: not an object"));
+        let methods = methods.as_object().unwrap_or_else(|| panic!("{template}: not an object"));
         for (slot, verb) in VERBS.iter().enumerate() {
             let Some(method) = methods.get(*verb) else {
                 continue;
             };
             let (start, end) = packer.put(method);
             nodes[node].methods[slot] = Some(count);
-            let _ = writeln!(
-                rows,
-                "    MethodRow {{ verb: {slot}, node: {node}, start: {start}, end: {end} }},"
-            );
+            let _ = writeln!(rows, "    MethodRow {{ verb: {slot}, node: {node}, start: {start}, end: {end} }},");
             count += 1;
         }
-        assert!(
-            methods.keys().all(|verb| VERBS.contains(&verb.as_str())),
-            "{template}: unknown verb"
-        );
+        assert!(methods.keys().all(|verb| VERBS.contains(&verb.as_str())), "{template}: unknown verb");
     }
-    let _ = writeln!(
-        packer.index,
-        "pub(crate) static METHODS: [MethodRow; {count}] = [\n{rows}];\n"
-    );
+    let _ = writeln!(packer.index, "pub(crate) static METHODS: [MethodRow; {count}] = [\n{rows}];\n");
     let mut rows = String::new();
     for node in &nodes {
         assert!(
@@ -166,15 +132,8 @@ fn pack_methods(packer: &mut Packer, paths: &BTreeMap<String, Value>) {
             "{}: has fixed children and a variable one",
             node.template
         );
-        let methods = node
-            .methods
-            .map(|m| m.map_or("NONE".to_owned(), |m| m.to_string()))
-            .join(", ");
-        let fixed: Vec<String> = node
-            .fixed
-            .iter()
-            .map(|(name, index)| format!("({name:?}, {index})"))
-            .collect();
+        let methods = node.methods.map(|m| m.map_or("NONE".to_owned(), |m| m.to_string())).join(", ");
+        let fixed: Vec<String> = node.fixed.iter().map(|(name, index)| format!("({name:?}, {index})")).collect();
         let variable = match &node.variable {
             Some((name, index)) => format!("Some(({name:?}, {index}))"),
             None => "None".to_owned(),
@@ -187,16 +146,9 @@ fn pack_methods(packer: &mut Packer, paths: &BTreeMap<String, Value>) {
             SWALLOWING.contains(&node.template.as_str()),
         );
     }
-    let _ = writeln!(
-        packer.index,
-        "pub(crate) static NODES: [Node; {}] = [\n{rows}];\n",
-        nodes.len()
-    );
+    let _ = writeln!(packer.index, "pub(crate) static NODES: [Node; {}] = [\n{rows}];\n", nodes.len());
     for template in SWALLOWING {
-        assert!(
-            nodes.iter().any(|node| node.template == template),
-            "{template} is no path"
-        );
+        assert!(nodes.iter().any(|node| node.template == template), "{template} is no path");
     }
 }
 
@@ -219,18 +171,8 @@ fn main() {
         packer.table(name, &object(read(&path), &path));
     }
     let mut single = BTreeMap::new();
-    for name in [
-        "roles",
-        "acl-paths",
-        "firewall-macros",
-        "conventions",
-        "docs",
-        "network-names",
-    ] {
-        single.insert(
-            name.to_owned(),
-            read(&data.join(name).with_extension("json")),
-        );
+    for name in ["roles", "acl-paths", "firewall-macros", "conventions", "docs", "network-names"] {
+        single.insert(name.to_owned(), read(&data.join(name).with_extension("json")));
     }
     packer.table("SINGLE", &single);
 

@@ -174,11 +174,7 @@ impl Command {
     /// What the command takes: its own parameters, or those of the method.
     pub fn parameter_set(&self) -> Option<ParameterSet<'_>> {
         match (&self.parameters, self.method()) {
-            (Some(parameters), _) => Some(ParameterSet {
-                parameters,
-                additional_properties: false,
-                schema: None,
-            }),
+            (Some(parameters), _) => Some(ParameterSet { parameters, additional_properties: false, schema: None }),
             (None, Some(method)) => Some(ParameterSet::of(method)),
             (None, None) => None,
         }
@@ -229,30 +225,19 @@ mod tests {
                 if command.api.is_some() {
                     assert!(command.method().is_some(), "{at}: no such method");
                 }
-                let Some(set) = command.parameter_set() else {
-                    panic!("{at}: takes nothing known")
-                };
+                let Some(set) = command.parameter_set() else { panic!("{at}: takes nothing known") };
                 let known = |name: &String| crate::lookup(set.parameters, name).is_some();
                 for parameter in command.args.iter().chain(command.rest_args.iter()) {
                     assert!(known(parameter), "{at}: {parameter} is no parameter");
                 }
                 for parameter in command.fixed.keys() {
                     assert!(known(parameter), "{at}: fixed {parameter} is no parameter");
-                    assert!(
-                        !command.args.contains(parameter),
-                        "{at}: {parameter} is fixed and by position"
-                    );
+                    assert!(!command.args.contains(parameter), "{at}: {parameter} is fixed and by position");
                 }
             }
             for (old, new) in &tool.aliases {
-                assert!(
-                    tool.commands.contains_key(new),
-                    "{name} {old}: alias of nothing"
-                );
-                assert!(
-                    !tool.commands.contains_key(old),
-                    "{name} {old}: alias hides a command"
-                );
+                assert!(tool.commands.contains_key(new), "{name} {old}: alias of nothing");
+                assert!(!tool.commands.contains_key(old), "{name} {old}: alias hides a command");
                 assert!(tool.command(old).is_some());
             }
         }

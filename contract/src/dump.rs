@@ -9,20 +9,15 @@ pub fn dump() -> Value {
     let mut paths = Map::new();
     for (verb, template) in method::methods() {
         let method = method::method(verb, template).expect("listed methods are found");
-        let entry = paths
-            .entry(template)
-            .or_insert_with(|| Value::Object(Map::new()));
+        let entry = paths.entry(template).or_insert_with(|| Value::Object(Map::new()));
         entry[verb.name()] = dump_method(method);
     }
     json!({ "paths": paths })
 }
 
 fn dump_method(method: &Method) -> Value {
-    let parameters: Map<String, Value> = method
-        .parameters
-        .iter()
-        .map(|(name, schema)| (name.clone(), schema.dump()))
-        .collect();
+    let parameters: Map<String, Value> =
+        method.parameters.iter().map(|(name, schema)| (name.clone(), schema.dump())).collect();
     let mut value = json!({
         "name": if method.name.is_empty() { Value::Null } else { json!(method.name) },
         "protected": method.protected,
@@ -88,14 +83,7 @@ mod tests {
     fn differences_are_found_in_both_directions() {
         let expected = json!({"a": 1, "b": [1, {"c": 2}], "d": 0});
         let found = json!({"a": 1, "b": [1, {"c": 3}], "e": 0});
-        assert_eq!(
-            compare(&expected, &found),
-            [
-                ".b[1].c: 3 in place of 2",
-                ".d: missing",
-                ".e: not expected"
-            ]
-        );
+        assert_eq!(compare(&expected, &found), [".b[1].c: 3 in place of 2", ".d: missing", ".e: not expected"]);
         assert!(compare(&expected, &expected).is_empty());
     }
 
@@ -104,17 +92,7 @@ mod tests {
         let dump = dump();
         let paths = dump["paths"].as_object().expect("an object");
         assert_eq!(paths.len(), 450);
-        assert_eq!(
-            paths
-                .values()
-                .filter_map(Value::as_object)
-                .map(Map::len)
-                .sum::<usize>(),
-            681
-        );
-        assert_eq!(
-            paths["/version"]["GET"]["permissions"],
-            json!({"user": "all"})
-        );
+        assert_eq!(paths.values().filter_map(Value::as_object).map(Map::len).sum::<usize>(), 681);
+        assert_eq!(paths["/version"]["GET"]["permissions"], json!({"user": "all"}));
     }
 }

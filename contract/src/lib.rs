@@ -25,6 +25,6 @@ pub use permission::{Check, GroupsParam, Permission, UseridParam};
 pub use route::{Child, Route, RouteError, children, find, resolve};
 pub use schema::{AdditionalProperties, IndexRange, Kind, Link, Schema, lookup};
 pub use verify::{
-    HEADLINE, ParamErrors, ParameterSet, check, is_integer, is_number, parse_boolean, verify,
-    verify_cli, verify_set, verify_set_cli,
+    HEADLINE, ParamErrors, ParameterSet, check, is_integer, is_number, parse_boolean, verify, verify_cli, verify_set,
+    verify_set_cli,
 };

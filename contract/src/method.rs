@@ -53,10 +53,7 @@ impl FromStr for Verb {
     type Err = UnknownVerb;
 
     fn from_str(text: &str) -> Result<Self, UnknownVerb> {
-        Verb::ALL
-            .into_iter()
-            .find(|verb| verb.name() == text)
-            .ok_or(UnknownVerb)
+        Verb::ALL.into_iter().find(|verb| verb.name() == text).ok_or(UnknownVerb)
     }
 }
 
@@ -127,8 +124,7 @@ impl Method {
     /// Our own sentence about a parameter: its own, or the one that all parameters of this name share.
     pub fn parameter_doc(&self, name: &str) -> Option<&str> {
         let own = self.parameters.get(name).or_else(|| self.parameter(name));
-        own.and_then(|schema| schema.doc.as_deref())
-            .or_else(|| shared_doc(name))
+        own.and_then(|schema| schema.doc.as_deref()).or_else(|| shared_doc(name))
     }
 
     /// The member of an index row that holds the child's path component.
@@ -145,28 +141,19 @@ pub fn shared_doc(name: &str) -> Option<&'static str> {
         parameters: BTreeMap<String, String>,
     }
     static DOCS: OnceLock<Docs> = OnceLock::new();
-    let docs = DOCS.get_or_init(|| {
-        table::record(&table::SINGLE, "docs").expect("the table is packed by build.rs")
-    });
+    let docs = DOCS.get_or_init(|| table::record(&table::SINGLE, "docs").expect("the table is packed by build.rs"));
     docs.parameters.get(name).map(String::as_str)
 }
 
 /// All methods in the order of their paths; nothing is decoded.
 pub fn methods() -> impl ExactSizeIterator<Item = (Verb, &'static str)> {
-    METHODS.iter().map(|row| {
-        (
-            Verb::ALL[row.verb as usize],
-            NODES[row.node as usize].template,
-        )
-    })
+    METHODS.iter().map(|row| (Verb::ALL[row.verb as usize], NODES[row.node as usize].template))
 }
 
 /// The method of a path template, such as `/nodes/{node}/qemu/{vmid}`.
 pub fn method(verb: Verb, template: &str) -> Option<&'static Method> {
     let row = METHODS
-        .binary_search_by(|row| {
-            (NODES[row.node as usize].template, row.verb).cmp(&(template, verb as u8))
-        })
+        .binary_search_by(|row| (NODES[row.node as usize].template, row.verb).cmp(&(template, verb as u8)))
         .ok()?;
     Some(decoded(row))
 }

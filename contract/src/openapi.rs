@@ -18,15 +18,10 @@ pub fn document() -> Value {
     for (verb, template) in method::methods() {
         let method = method::method(verb, template).expect("listed methods are found");
         tags.insert(tag(template));
-        let entry = paths
-            .entry(template)
-            .or_insert_with(|| Value::Object(Map::new()));
+        let entry = paths.entry(template).or_insert_with(|| Value::Object(Map::new()));
         entry[verb.name().to_lowercase()] = operation(method, &mut names);
     }
-    let tags: Vec<Value> = tags
-        .into_iter()
-        .map(|name| json!({ "name": name }))
-        .collect();
+    let tags: Vec<Value> = tags.into_iter().map(|name| json!({ "name": name })).collect();
     json!({
         "openapi": "3.1.0",
         "info": {
@@ -53,11 +48,7 @@ pub fn document() -> Value {
 }
 
 fn tag(template: &str) -> &str {
-    template
-        .split('/')
-        .nth(1)
-        .filter(|part| !part.is_empty())
-        .unwrap_or("root")
+    template.split('/').nth(1).filter(|part| !part.is_empty()).unwrap_or("root")
 }
 
 /// Answers that all methods share.
@@ -113,16 +104,10 @@ fn operation(method: &Method, names: &mut BTreeSet<String>) -> Value {
     if let Some(name) = &method.proxyto {
         operation["x-proxyto"] = json!(name);
     }
-    let in_path: BTreeSet<&str> = method
-        .template
-        .split('/')
-        .filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'))
-        .collect();
+    let in_path: BTreeSet<&str> =
+        method.template.split('/').filter_map(|part| part.strip_prefix('{')?.strip_suffix('}')).collect();
     let in_query = matches!(method.verb, Verb::Get | Verb::Delete);
-    let mut parameters: Vec<Value> = in_path
-        .iter()
-        .map(|name| path_parameter(method, name))
-        .collect();
+    let mut parameters: Vec<Value> = in_path.iter().map(|name| path_parameter(method, name)).collect();
     let others = || expanded(method).filter(|(name, _)| !in_path.contains(name.as_str()));
     if in_query {
         parameters.extend(others().map(|(name, value)| {
@@ -152,28 +137,19 @@ fn operation_id(method: &Method, names: &mut BTreeSet<String>) -> String {
 
 /// Parameters with indexed options written out.
 fn expanded(method: &Method) -> impl Iterator<Item = (String, &Schema)> {
-    method
-        .parameters
-        .iter()
-        .flat_map(|(name, schema)| -> Vec<(String, &Schema)> {
-            match schema.index {
-                Some(range) => {
-                    let stem = name.trim_end_matches("[n]");
-                    (range.min..=range.max)
-                        .map(|number| (format!("{stem}{number}"), schema))
-                        .collect()
-                }
-                None => vec![(name.clone(), schema)],
+    method.parameters.iter().flat_map(|(name, schema)| -> Vec<(String, &Schema)> {
+        match schema.index {
+            Some(range) => {
+                let stem = name.trim_end_matches("[n]");
+                (range.min..=range.max).map(|number| (format!("{stem}{number}"), schema)).collect()
             }
-        })
+            None => vec![(name.clone(), schema)],
+        }
+    })
 }
 
 fn path_parameter(method: &Method, name: &str) -> Value {
-    let value = method
-        .parameter(name)
-        .map_or(json!({"type": "string"}), |value| {
-            parameter_schema(method, name, value)
-        });
+    let value = method.parameter(name).map_or(json!({"type": "string"}), |value| parameter_schema(method, name, value));
     json!({"name": name, "in": "path", "required": true, "schema": value})
 }
 
@@ -185,10 +161,7 @@ fn parameter_schema(method: &Method, name: &str, value: &Schema) -> Value {
     translated
 }
 
-fn request_body<'a>(
-    method: &'a Method,
-    parameters: impl Iterator<Item = (String, &'a Schema)>,
-) -> Value {
+fn request_body<'a>(method: &'a Method, parameters: impl Iterator<Item = (String, &'a Schema)>) -> Value {
     let mut properties = Map::new();
     let mut required = Vec::new();
     for (name, value) in parameters {
@@ -249,67 +222,26 @@ fn schema(value: &Schema) -> Value {
     copy("maximum", value.maximum.as_ref().map(|limit| json!(limit)));
     copy("minLength", value.min_length.map(|limit| json!(limit)));
     copy("maxLength", value.max_length.map(|limit| json!(limit)));
-    copy(
-        "pattern",
-        value
-            .pattern
-            .as_ref()
-            .map(|pattern| json!(ecma_pattern(pattern))),
-    );
+    copy("pattern", value.pattern.as_ref().map(|pattern| json!(ecma_pattern(pattern))));
     copy("items", value.items.as_ref().map(|items| schema(items)));
-    copy(
-        "format",
-        value
-            .format
-            .as_ref()
-            .map(|name| json!(name.trim_start_matches('~'))),
-    );
-    copy(
-        "x-property-string",
-        value.format.as_deref().and_then(property_string_reference),
-    );
-    copy(
-        "x-requires",
-        value.requires.as_ref().map(|name| json!(name)),
-    );
-    copy(
-        "x-instance-types",
-        value.instance_types.as_ref().map(|types| json!(types)),
-    );
+    copy("format", value.format.as_ref().map(|name| json!(name.trim_start_matches('~'))));
+    copy("x-property-string", value.format.as_deref().and_then(property_string_reference));
+    copy("x-requires", value.requires.as_ref().map(|name| json!(name)));
+    copy("x-instance-types", value.instance_types.as_ref().map(|types| json!(types)));
     if value.kind == Some(Kind::Array) && value.items.is_none() && value.one_of.is_none() {
         copy("items", Some(json!({})));
     }
     if let Some(properties) = &value.properties {
-        let required: Vec<&String> = properties
-            .iter()
-            .filter(|(_, member)| !member.optional)
-            .map(|(name, _)| name)
-            .collect();
+        let required: Vec<&String> =
+            properties.iter().filter(|(_, member)| !member.optional).map(|(name, _)| name).collect();
         copy("required", (!required.is_empty()).then(|| json!(required)));
-        let members: Map<String, Value> = properties
-            .iter()
-            .map(|(name, member)| (name.clone(), schema(member)))
-            .collect();
+        let members: Map<String, Value> =
+            properties.iter().map(|(name, member)| (name.clone(), schema(member))).collect();
         copy("properties", Some(Value::Object(members)));
     }
-    copy(
-        "additionalProperties",
-        value.additional_properties.as_ref().map(additional),
-    );
-    copy(
-        "oneOf",
-        value
-            .one_of
-            .as_ref()
-            .map(|parts| parts.iter().map(schema).collect()),
-    );
-    copy(
-        "allOf",
-        value
-            .all_of
-            .as_ref()
-            .map(|parts| parts.iter().map(schema).collect()),
-    );
+    copy("additionalProperties", value.additional_properties.as_ref().map(additional));
+    copy("oneOf", value.one_of.as_ref().map(|parts| parts.iter().map(schema).collect()));
+    copy("allOf", value.all_of.as_ref().map(|parts| parts.iter().map(schema).collect()));
     Value::Object(out)
 }
 
@@ -336,11 +268,7 @@ fn additional(rule: &AdditionalProperties) -> Value {
 
 /// Anchored at both ends; flag groups and possessive groups do not exist there.
 fn ecma_pattern(pattern: &str) -> String {
-    let pattern = pattern
-        .replace("(?>", "(?:")
-        .replace("{,", "{0,")
-        .replace(r"\0", r"\x00")
-        .replace("(?i:", "(?:");
+    let pattern = pattern.replace("(?>", "(?:").replace("{,", "{0,").replace(r"\0", r"\x00").replace("(?i:", "(?:");
     format!("^(?:{})$", pattern.trim_start_matches("(?i)"))
 }
 
@@ -358,19 +286,11 @@ fn property_string_schemas() -> Value {
     let mut all = Map::new();
     for name in format::property_string_formats() {
         let format = property_string::format(name).expect("listed formats are found");
-        let properties: Map<String, Value> = format
-            .keys
-            .iter()
-            .map(|(key, value)| (key.clone(), schema(value)))
-            .collect();
-        let required: Vec<&String> = format
-            .keys
-            .iter()
-            .filter(|(_, value)| !value.optional)
-            .map(|(key, _)| key)
-            .collect();
-        let mut object =
-            json!({"type": "object", "properties": properties, "additionalProperties": false});
+        let properties: Map<String, Value> =
+            format.keys.iter().map(|(key, value)| (key.clone(), schema(value))).collect();
+        let required: Vec<&String> =
+            format.keys.iter().filter(|(_, value)| !value.optional).map(|(key, _)| key).collect();
+        let mut object = json!({"type": "object", "properties": properties, "additionalProperties": false});
         if !required.is_empty() {
             object["required"] = json!(required);
         }
@@ -378,10 +298,7 @@ fn property_string_schemas() -> Value {
             object["x-default-key"] = json!(key);
         }
         let before = all.insert(component(name), object);
-        debug_assert!(
-            before.is_none(),
-            "{name}: two formats share a component name"
-        );
+        debug_assert!(before.is_none(), "{name}: two formats share a component name");
     }
     Value::Object(all)
 }
@@ -394,20 +311,10 @@ mod tests {
     fn every_method_is_an_operation() {
         let document = document();
         let paths = document["paths"].as_object().expect("an object");
-        assert_eq!(
-            paths
-                .values()
-                .filter_map(Value::as_object)
-                .map(Map::len)
-                .sum::<usize>(),
-            681
-        );
+        assert_eq!(paths.values().filter_map(Value::as_object).map(Map::len).sum::<usize>(), 681);
         let create = &paths["/nodes/{node}/qemu"]["post"];
         let body = &create["requestBody"]["content"]["application/json"]["schema"]["properties"];
-        assert!(
-            body["net31"].is_object() && body["net32"].is_null(),
-            "indexed options are written out"
-        );
+        assert!(body["net31"].is_object() && body["net32"].is_null(), "indexed options are written out");
         assert_eq!(paths["/access/ticket"]["post"]["security"], json!([]));
     }
 }

@@ -75,29 +75,13 @@ impl Check {
         let list = value.as_array().ok_or("not a list")?;
         let operator = list.first().and_then(Value::as_str).ok_or("no operator")?;
         let rest = &list[1..];
-        let text = |at: usize| {
-            rest.get(at)
-                .and_then(Value::as_str)
-                .map(str::to_owned)
-                .ok_or("text expected")
-        };
+        let text = |at: usize| rest.get(at).and_then(Value::as_str).map(str::to_owned).ok_or("text expected");
         let texts = |at: usize| -> Result<Vec<String>, String> {
-            let list = rest
-                .get(at)
-                .and_then(Value::as_array)
-                .ok_or("list expected")?;
-            list.iter()
-                .map(|p| {
-                    p.as_str()
-                        .map(str::to_owned)
-                        .ok_or("text expected".to_owned())
-                })
-                .collect()
+            let list = rest.get(at).and_then(Value::as_array).ok_or("list expected")?;
+            list.iter().map(|p| p.as_str().map(str::to_owned).ok_or("text expected".to_owned())).collect()
         };
         let options = |at: usize, known: &[&str]| -> Result<Map<String, Value>, String> {
-            let options = rest.get(at).map_or(Ok(Map::new()), |o| {
-                o.as_object().cloned().ok_or("options expected")
-            })?;
+            let options = rest.get(at).map_or(Ok(Map::new()), |o| o.as_object().cloned().ok_or("options expected"))?;
             match options.keys().find(|key| !known.contains(&key.as_str())) {
                 Some(key) => Err(format!("unknown option {key}")),
                 None => Ok(options),
@@ -112,10 +96,7 @@ impl Check {
                     path: text(0)?,
                     privileges: texts(1)?,
                     any: options.get("any").and_then(Value::as_bool).unwrap_or(false),
-                    require_param: options
-                        .get("require_param")
-                        .and_then(Value::as_str)
-                        .map(str::to_owned),
+                    require_param: options.get("require_param").and_then(Value::as_str).map(str::to_owned),
                 }
             }
             "perm-modify" => Check::PermModify { path: text(0)? },
@@ -125,10 +106,7 @@ impl Check {
             }),
             "userid-group" => Check::UseridGroup {
                 privileges: texts(0)?,
-                groups_param: match options(1, &["groups_param"])?
-                    .get("groups_param")
-                    .and_then(Value::as_str)
-                {
+                groups_param: match options(1, &["groups_param"])?.get("groups_param").and_then(Value::as_str) {
                     None => None,
                     Some("create") => Some(GroupsParam::Create),
                     Some("update") => Some(GroupsParam::Update),
@@ -148,12 +126,7 @@ impl Check {
         match self {
             Check::And(parts) => list("and", parts),
             Check::Or(parts) => list("or", parts),
-            Check::Perm {
-                path,
-                privileges,
-                any,
-                require_param,
-            } => {
+            Check::Perm { path, privileges, any, require_param } => {
                 let mut options = Map::new();
                 if *any {
                     options.insert("any".into(), json!(true));
@@ -168,10 +141,7 @@ impl Check {
             Check::UseridParam(UseridParam::RealmPrivilege(privilege)) => {
                 json!(["userid-param", privilege])
             }
-            Check::UseridGroup {
-                privileges,
-                groups_param,
-            } => {
+            Check::UseridGroup { privileges, groups_param } => {
                 let mut options = Map::new();
                 if let Some(param) = groups_param {
                     let name = match param {
@@ -202,20 +172,13 @@ impl<'de> Deserialize<'de> for Permission {
             check: Option<Value>,
         }
         let raw = Raw::deserialize(deserializer)?;
-        let check = raw
-            .check
-            .as_ref()
-            .map(Check::read)
-            .transpose()
-            .map_err(serde::de::Error::custom)?;
+        let check = raw.check.as_ref().map(Check::read).transpose().map_err(serde::de::Error::custom)?;
         match (raw.user.as_deref(), check) {
             (Some("world"), None) => Ok(Permission::World),
             (Some("all"), None) => Ok(Permission::AllUsers),
             (Some("all"), Some(check)) => Ok(Permission::AllUsersWithIdleCheck(check)),
             (None, Some(check)) => Ok(Permission::Check(check)),
-            _ => Err(serde::de::Error::custom(
-                "permissions name neither a known user rule nor a check",
-            )),
+            _ => Err(serde::de::Error::custom("permissions name neither a known user rule nor a check")),
         }
     }
 }

@@ -86,12 +86,7 @@ pub fn parse(format_id: &str, text: &str) -> Result<Map<String, Value>, ParamErr
 }
 
 /// Checks a property string at a path; the reason ends with a line break.
-pub(crate) fn check_at(
-    format: &PropertyStringFormat,
-    format_id: &str,
-    text: &str,
-    path: &str,
-) -> Result<(), String> {
+pub(crate) fn check_at(format: &PropertyStringFormat, format_id: &str, text: &str, path: &str) -> Result<(), String> {
     match read(format, format_id, text, path) {
         Ok(_) => Ok(()),
         Err(Failure::Text(text)) => Err(format!("{text}\n")),
@@ -106,23 +101,11 @@ fn parse_at(format_id: &str, text: &str, path: &str) -> Result<Map<String, Value
 }
 
 /// Reads and checks; values are still texts, booleans apart.
-fn read(
-    format: &PropertyStringFormat,
-    format_id: &str,
-    text: &str,
-    path: &str,
-) -> Result<Map<String, Value>, Failure> {
+fn read(format: &PropertyStringFormat, format_id: &str, text: &str, path: &str) -> Result<Map<String, Value>, Failure> {
     let values = split(format, text)?;
     let mut errors = ParamErrors::new();
     let additional = crate::schema::AdditionalProperties::Allowed(false);
-    verify::check_object(
-        &values,
-        &format.keys,
-        Some(&additional),
-        path,
-        &mut errors,
-        None,
-    );
+    verify::check_object(&values, &format.keys, Some(&additional), path, &mut errors, None);
     if !errors.is_empty() {
         return Err(Failure::Keys(errors));
     }
@@ -135,22 +118,14 @@ fn split(format: &PropertyStringFormat, text: &str) -> Result<Map<String, Value>
     let mut bare_seen = false;
     for part in text.split(',').filter(|part| !part.trim().is_empty()) {
         match part.split_once('=') {
-            Some((key, value)) if !key.is_empty() && !value.is_empty() => {
-                put(format, &mut values, key, value)?
-            }
+            Some((key, value)) if !key.is_empty() && !value.is_empty() => put(format, &mut values, key, value)?,
             Some(_) => return Err("missing key in comma-separated list property".to_owned()),
             None => {
-                let key = format
-                    .default_key
-                    .as_ref()
-                    .ok_or("value without key, but schema does not define a default key")?;
-                let filled = values
-                    .get(key)
-                    .is_some_and(|value| !matches!(value.as_str(), Some("" | "0")));
+                let key =
+                    format.default_key.as_ref().ok_or("value without key, but schema does not define a default key")?;
+                let filled = values.get(key).is_some_and(|value| !matches!(value.as_str(), Some("" | "0")));
                 if bare_seen || filled {
-                    return Err(format!(
-                        "duplicate key in comma-separated list property: {key}"
-                    ));
+                    return Err(format!("duplicate key in comma-separated list property: {key}"));
                 }
                 bare_seen = true;
                 values.insert(key.clone(), value_of(format.keys.get(key), part));
@@ -160,28 +135,14 @@ fn split(format: &PropertyStringFormat, text: &str) -> Result<Map<String, Value>
     Ok(values)
 }
 
-fn put(
-    format: &PropertyStringFormat,
-    values: &mut Map<String, Value>,
-    key: &str,
-    value: &str,
-) -> Result<(), String> {
+fn put(format: &PropertyStringFormat, values: &mut Map<String, Value>, key: &str, value: &str) -> Result<(), String> {
     if values.contains_key(key) {
-        return Err(format!(
-            "duplicate key in comma-separated list property: {key}"
-        ));
+        return Err(format!("duplicate key in comma-separated list property: {key}"));
     }
     let mut target = key;
-    if let Some(group) = format
-        .key_alias_groups
-        .values()
-        .find(|group| group.keys.iter().any(|name| name == key))
-    {
+    if let Some(group) = format.key_alias_groups.values().find(|group| group.keys.iter().any(|name| name == key)) {
         if values.contains_key(&group.key_stored_in) {
-            return Err(format!(
-                "key alias '{}' is already defined",
-                group.key_stored_in
-            ));
+            return Err(format!("key alias '{}' is already defined", group.key_stored_in));
         }
         values.insert(group.key_stored_in.clone(), Value::String(key.to_owned()));
         target = &group.value_stored_in;
@@ -191,10 +152,8 @@ fn put(
     if target != key && values.contains_key(target) {
         return Err(format!("key '{target}' is already defined (via alias)"));
     }
-    let schema = format
-        .keys
-        .get(target)
-        .ok_or_else(|| format!("invalid key in comma-separated list property: {target}"))?;
+    let schema =
+        format.keys.get(target).ok_or_else(|| format!("invalid key in comma-separated list property: {target}"))?;
     values.insert(target.to_owned(), value_of(Some(schema), value));
     Ok(())
 }
@@ -213,11 +172,8 @@ fn value_of(schema: Option<&Schema>, text: &str) -> Value {
 pub fn print(format_id: &str, values: &Map<String, Value>) -> Result<String, String> {
     let format = format(format_id).ok_or_else(|| format!("not a valid format: {format_id}"))?;
     let mut errors = ParamErrors::new();
-    let values: Map<String, Value> = values
-        .iter()
-        .filter(|(_, value)| !value.is_null())
-        .map(|(key, value)| (key.clone(), plain(value)))
-        .collect();
+    let values: Map<String, Value> =
+        values.iter().filter(|(_, value)| !value.is_null()).map(|(key, value)| (key.clone(), plain(value))).collect();
     verify::check_object(&values, &format.keys, None, "", &mut errors, None);
     if !errors.is_empty() {
         return Err(errors.as_format_error());
@@ -231,18 +187,12 @@ pub fn print(format_id: &str, values: &Map<String, Value>) -> Result<String, Str
     let combined: Vec<&KeyAliasGroup> = format
         .key_alias_groups
         .values()
-        .filter(|group| {
-            values.contains_key(&group.key_stored_in) && values.contains_key(&group.value_stored_in)
-        })
+        .filter(|group| values.contains_key(&group.key_stored_in) && values.contains_key(&group.value_stored_in))
         .collect();
     for key in keys {
         let value = print_value(format, key, &values[key])?;
         if let Some(group) = combined.iter().find(|group| group.key_stored_in == *key) {
-            let other = print_value(
-                format,
-                &group.value_stored_in,
-                &values[&group.value_stored_in],
-            )?;
+            let other = print_value(format, &group.value_stored_in, &values[&group.value_stored_in])?;
             parts.push(format!("{value}={other}"));
         } else if combined.iter().any(|group| group.value_stored_in == *key) {
             // Written together with the key that holds its name.
@@ -264,10 +214,7 @@ fn plain(value: &Value) -> Value {
 }
 
 fn print_value(format: &PropertyStringFormat, key: &str, value: &Value) -> Result<String, String> {
-    let schema = format
-        .keys
-        .get(key)
-        .ok_or_else(|| format!("invalid key '{key}'"))?;
+    let schema = format.keys.get(key).ok_or_else(|| format!("invalid key '{key}'"))?;
     let text = text_of(value).ok_or_else(|| format!("invalid value for key '{key}'"))?;
     if schema.format.as_deref() == Some("disk-size") {
         return Ok(size::parse(&text).map_or(text, size::print));

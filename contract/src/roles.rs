@@ -11,9 +11,7 @@ use std::sync::OnceLock;
 pub fn privileges() -> &'static [String] {
     static PRIVILEGES: OnceLock<Vec<String>> = OnceLock::new();
     PRIVILEGES.get_or_init(|| {
-        crate::format::simple_format("pve-priv")
-            .and_then(|format| format.words)
-            .expect("the table lists them")
+        crate::format::simple_format("pve-priv").and_then(|format| format.words).expect("the table lists them")
     })
 }
 
@@ -37,10 +35,7 @@ pub fn builtin_roles() -> &'static BTreeMap<String, Vec<String>> {
             Privileges::Named(names) => names,
             Privileges::All(Everything::Star) => privileges().to_vec(),
         };
-        roles
-            .into_iter()
-            .map(|(name, granted)| (name, expand(granted)))
-            .collect()
+        roles.into_iter().map(|(name, granted)| (name, expand(granted))).collect()
     })
 }
 
@@ -52,9 +47,7 @@ pub fn acl_paths() -> &'static [String] {
 
 /// Rights can be given on this path. It must be normalised.
 pub fn is_acl_path(path: &str) -> bool {
-    acl_paths()
-        .iter()
-        .any(|known| pattern::matches(known, path) && !path.ends_with('\n'))
+    acl_paths().iter().any(|known| pattern::matches(known, path) && !path.ends_with('\n'))
 }
 
 /// The firewall's macros: name to the rules that it stands for, each a map of rule members.

@@ -48,10 +48,7 @@ pub struct Child {
 /// Doubled and trailing slashes do not count. A placeholder takes any component without white space.
 pub fn find(verb: Verb, path: &str) -> Result<Route, RouteError> {
     let decoded = percent_decode(path);
-    let missing = |path: &str| RouteError::NotImplemented {
-        verb,
-        path: path.to_owned(),
-    };
+    let missing = |path: &str| RouteError::NotImplemented { verb, path: path.to_owned() };
     let Some(decoded) = decoded else {
         return Err(missing(path));
     };
@@ -62,10 +59,7 @@ pub fn find(verb: Verb, path: &str) -> Result<Route, RouteError> {
     .ok_or_else(|| missing(&decoded))?;
     match node.methods[verb as usize] {
         NONE => Err(missing(&decoded)),
-        row => Ok(Route {
-            method: method::decoded(row as usize),
-            path_params,
-        }),
+        row => Ok(Route { method: method::decoded(row as usize), path_params }),
     }
 }
 
@@ -82,19 +76,8 @@ pub fn children(path: &str) -> Option<Vec<Child>> {
             has_children: !node.fixed.is_empty() || node.variable.is_some(),
         }
     };
-    let fixed = node
-        .fixed
-        .iter()
-        .map(|(name, index)| child(name, false, *index));
-    Some(
-        fixed
-            .chain(
-                node.variable
-                    .iter()
-                    .map(|(name, index)| child(name, true, *index)),
-            )
-            .collect(),
-    )
+    let fixed = node.fixed.iter().map(|(name, index)| child(name, false, *index));
+    Some(fixed.chain(node.variable.iter().map(|(name, index)| child(name, true, *index))).collect())
 }
 
 /// The template and the verbs of a path, given as a template or as a real path.
@@ -104,17 +87,11 @@ pub fn resolve(path: &str) -> Option<(&'static str, Vec<Verb>)> {
 }
 
 fn verbs(node: &Node) -> Vec<Verb> {
-    Verb::ALL
-        .into_iter()
-        .filter(|verb| node.methods[*verb as usize] != NONE)
-        .collect()
+    Verb::ALL.into_iter().filter(|verb| node.methods[*verb as usize] != NONE).collect()
 }
 
 fn walk(path: &str, mut found: impl FnMut(&'static str, &str)) -> Option<&'static Node> {
-    let components: Vec<&str> = path
-        .split('/')
-        .filter(|component| !component.is_empty())
-        .collect();
+    let components: Vec<&str> = path.split('/').filter(|component| !component.is_empty()).collect();
     let mut node = &NODES[0];
     let mut at = 0;
     while let Some(component) = components.get(at) {
@@ -134,10 +111,7 @@ fn walk(path: &str, mut found: impl FnMut(&'static str, &str)) -> Option<&'stati
             found(name, value);
             node = &NODES[index as usize];
         } else {
-            let place = node
-                .fixed
-                .binary_search_by(|(name, _)| (*name).cmp(component))
-                .ok()?;
+            let place = node.fixed.binary_search_by(|(name, _)| (*name).cmp(component)).ok()?;
             node = &NODES[node.fixed[place].1 as usize];
             at += 1;
         }
@@ -148,11 +122,7 @@ fn walk(path: &str, mut found: impl FnMut(&'static str, &str)) -> Option<&'stati
 /// Decodes `%XX`; a percent sign without two hex digits stands for itself. `None` if the result is not UTF-8.
 fn percent_decode(text: &str) -> Option<String> {
     let bytes = text.as_bytes();
-    let digit = |at: usize| {
-        bytes
-            .get(at)
-            .and_then(|byte| char::from(*byte).to_digit(16))
-    };
+    let digit = |at: usize| bytes.get(at).and_then(|byte| char::from(*byte).to_digit(16));
     let mut decoded = Vec::with_capacity(bytes.len());
     let mut at = 0;
     while at < bytes.len() {
@@ -175,11 +145,7 @@ mod tests {
     use super::*;
 
     fn params(route: &Route) -> Vec<(&str, &str)> {
-        route
-            .path_params
-            .iter()
-            .map(|(name, value)| (name.as_str(), value.as_str()))
-            .collect()
+        route.path_params.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect()
     }
 
     #[test]
@@ -188,44 +154,24 @@ mod tests {
             ("/", "/", vec![]),
             ("", "/", vec![]),
             ("/version", "/version", vec![]),
-            (
-                "//nodes///a//qemu/100/",
-                "/nodes/{node}/qemu/{vmid}",
-                vec![("node", "a"), ("vmid", "100")],
-            ),
-            (
-                "/access/users/root%40pam",
-                "/access/users/{userid}",
-                vec![("userid", "root@pam")],
-            ),
+            ("//nodes///a//qemu/100/", "/nodes/{node}/qemu/{vmid}", vec![("node", "a"), ("vmid", "100")]),
+            ("/access/users/root%40pam", "/access/users/{userid}", vec![("userid", "root@pam")]),
             (
                 "/nodes/a/storage/local/content/local:iso%2Fx.iso",
                 "/nodes/{node}/storage/{storage}/content/{volume}",
-                vec![
-                    ("node", "a"),
-                    ("storage", "local"),
-                    ("volume", "local:iso/x.iso"),
-                ],
+                vec![("node", "a"), ("storage", "local"), ("volume", "local:iso/x.iso")],
             ),
             (
                 "/nodes/a/storage/local/content/local:iso/x.iso",
                 "/nodes/{node}/storage/{storage}/content/{volume}",
-                vec![
-                    ("node", "a"),
-                    ("storage", "local"),
-                    ("volume", "local:iso/x.iso"),
-                ],
+                vec![("node", "a"), ("storage", "local"), ("volume", "local:iso/x.iso")],
             ),
             (
                 "/cluster/firewall/ipset/s/10.0.0.0/8",
                 "/cluster/firewall/ipset/{name}/{cidr}",
                 vec![("cidr", "10.0.0.0/8"), ("name", "s")],
             ),
-            (
-                "/nodes/50%/status",
-                "/nodes/{node}/status",
-                vec![("node", "50%")],
-            ),
+            ("/nodes/50%/status", "/nodes/{node}/status", vec![("node", "50%")]),
         ] {
             let route = find(Verb::Get, path).unwrap_or_else(|e| panic!("{path}: {e}"));
             assert_eq!(route.method.template, template);
@@ -251,20 +197,10 @@ mod tests {
 
     #[test]
     fn children_name_components_and_verbs() {
-        let top: Vec<&str> = children("/")
-            .unwrap()
-            .into_iter()
-            .map(|child| child.name)
-            .collect();
-        assert_eq!(
-            top,
-            ["access", "cluster", "nodes", "pools", "storage", "version"]
-        );
+        let top: Vec<&str> = children("/").unwrap().into_iter().map(|child| child.name).collect();
+        assert_eq!(top, ["access", "cluster", "nodes", "pools", "storage", "version"]);
         let nodes = children("/nodes").unwrap();
-        assert_eq!(
-            (nodes[0].name, nodes[0].variable, nodes[0].has_children),
-            ("node", true, true)
-        );
+        assert_eq!((nodes[0].name, nodes[0].variable, nodes[0].has_children), ("node", true, true));
         assert_eq!(children("/nodes/{node}"), children("/nodes/somewhere"));
         assert_eq!(children("/version"), Some(vec![]));
         assert_eq!(children("/nope"), None);

@@ -139,10 +139,7 @@ pub struct Schema {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub properties: Option<BTreeMap<String, Schema>>,
     /// Other members of an object.
-    #[serde(
-        rename = "additionalProperties",
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(rename = "additionalProperties", skip_serializing_if = "Option::is_none")]
     pub additional_properties: Option<AdditionalProperties>,
     /// Where children of an index are found.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -183,9 +180,7 @@ fn is_false(value: &bool) -> bool {
 impl Schema {
     /// The format is a list (`X-list`).
     pub fn is_list(&self) -> bool {
-        self.format
-            .as_deref()
-            .is_some_and(|format| format.ends_with("-list"))
+        self.format.as_deref().is_some_and(|format| format.ends_with("-list"))
     }
 
     /// The schema as the interface declares it, without our own sentences.
@@ -236,18 +231,12 @@ mod tests {
 
     #[test]
     fn indexed_names_resolve_within_their_range() {
-        let properties: BTreeMap<String, Schema> = serde_json::from_str(
-            r#"{"net[n]":{"type":"string","index":{"min":0,"max":31}},"ide2":{"type":"string"}}"#,
-        )
-        .unwrap();
-        for (name, found) in [
-            ("net0", true),
-            ("net31", true),
-            ("net32", false),
-            ("net07", false),
-            ("net", false),
-            ("net[n]", false),
-        ] {
+        let properties: BTreeMap<String, Schema> =
+            serde_json::from_str(r#"{"net[n]":{"type":"string","index":{"min":0,"max":31}},"ide2":{"type":"string"}}"#)
+                .unwrap();
+        for (name, found) in
+            [("net0", true), ("net31", true), ("net32", false), ("net07", false), ("net", false), ("net[n]", false)]
+        {
             assert_eq!(lookup(&properties, name).is_some(), found, "{name}");
         }
         assert!(lookup(&properties, "ide2").is_some());

@@ -19,19 +19,14 @@ pub struct OptionRule {
 impl<'de> Deserialize<'de> for OptionRule {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        let mut rule = OptionRule {
-            required: false,
-            fixed: false,
-        };
+        let mut rule = OptionRule { required: false, fixed: false };
         for word in text.split(' ') {
             match word {
                 "required" => rule.required = true,
                 "optional" => {}
                 "fixed" => rule.fixed = true,
                 other => {
-                    return Err(serde::de::Error::custom(format!(
-                        "unknown option rule {other}"
-                    )));
+                    return Err(serde::de::Error::custom(format!("unknown option rule {other}")));
                 }
             }
         }
@@ -94,11 +89,7 @@ impl SectionConfig {
 
     /// The schema of an option of a type.
     pub fn schema(&self, kind: &str, option: &str) -> Option<&Schema> {
-        self.types
-            .get(kind)?
-            .isolated
-            .get(option)
-            .or_else(|| self.properties.get(option))
+        self.types.get(kind)?.isolated.get(option).or_else(|| self.properties.get(option))
     }
 }
 
@@ -109,8 +100,7 @@ pub fn files() -> impl ExactSizeIterator<Item = &'static str> {
 
 /// The sections of a file, such as `storage.cfg`.
 pub fn file(name: &str) -> Option<&'static SectionConfig> {
-    static CACHE: [OnceLock<SectionConfig>; SECTION_CONFIGS.len()] =
-        [const { OnceLock::new() }; SECTION_CONFIGS.len()];
+    static CACHE: [OnceLock<SectionConfig>; SECTION_CONFIGS.len()] = [const { OnceLock::new() }; SECTION_CONFIGS.len()];
     let row = table::position(&SECTION_CONFIGS, name)?;
     Some(CACHE[row].get_or_init(|| {
         let (name, start, end) = SECTION_CONFIGS[row];
@@ -129,22 +119,13 @@ mod tests {
             let config = file(name).expect("listed");
             for (kind, section) in &config.types {
                 for option in section.options.keys().chain(config.common_options.keys()) {
-                    assert!(
-                        config.schema(kind, option).is_some(),
-                        "{name} {kind} {option}"
-                    );
+                    assert!(config.schema(kind, option).is_some(), "{name} {kind} {option}");
                     assert!(config.rule(kind, option).is_some());
                 }
             }
         }
         let storage = file("storage.cfg").unwrap();
-        assert_eq!(
-            storage.rule("dir", "path"),
-            Some(OptionRule {
-                required: true,
-                fixed: true
-            })
-        );
+        assert_eq!(storage.rule("dir", "path"), Some(OptionRule { required: true, fixed: true }));
         assert_eq!(storage.rule("dir", "pool"), None);
     }
 }

@@ -42,9 +42,7 @@ pub(crate) fn decode<T: DeserializeOwned>(name: &str, start: usize, end: usize) 
 
 /// Position of a name in a sorted table.
 pub(crate) fn position(records: &Records, name: &str) -> Option<usize> {
-    records
-        .binary_search_by(|(key, _, _)| (*key).cmp(name))
-        .ok()
+    records.binary_search_by(|(key, _, _)| (*key).cmp(name)).ok()
 }
 
 /// Decodes a record by name.

@@ -17,21 +17,12 @@ const WORDS: [&str; 10] = [
     "annually",
 ];
 
-const DAYS: [&str; 7] = [
-    "monday",
-    "tuesday",
-    "wednesday",
-    "thursday",
-    "friday",
-    "saturday",
-    "sunday",
-];
+const DAYS: [&str; 7] = ["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"];
 
 /// Checks an event.
 pub(super) fn event(text: &str) -> Checked {
-    let invalid = |reason: &str| {
-        format!("invalid calendar event '{text}' - unable to parse calendar event - {reason}\n")
-    };
+    let invalid =
+        |reason: &str| format!("invalid calendar event '{text}' - unable to parse calendar event - {reason}\n");
     let trimmed = text.trim();
     if trimmed.is_empty() {
         return Err(invalid("event is empty"));
@@ -40,18 +31,13 @@ pub(super) fn event(text: &str) -> Checked {
         return Ok(());
     }
     let mut parts = trimmed.split_whitespace().peekable();
-    if parts
-        .peek()
-        .is_some_and(|part| part.starts_with(|c: char| c.is_ascii_alphabetic()))
-    {
+    if parts.peek().is_some_and(|part| part.starts_with(|c: char| c.is_ascii_alphabetic())) {
         let days = parts.next().unwrap_or_default();
         if !days.split(',').all(is_weekdays) {
             return Err(invalid("unknown day of the week"));
         }
     }
-    if parts.peek().is_some_and(|part| part.contains('-'))
-        && !is_date(parts.next().unwrap_or_default())
-    {
+    if parts.peek().is_some_and(|part| part.contains('-')) && !is_date(parts.next().unwrap_or_default()) {
         return Err(invalid("bad date"));
     }
     if parts.peek().is_some() && !is_time(parts.next().unwrap_or_default()) {
@@ -93,9 +79,7 @@ fn is_time(text: &str) -> bool {
         [minutes] => is_component(minutes, 0, 59),
         [hours, minutes] => is_component(hours, 0, 23) && is_component(minutes, 0, 59),
         [hours, minutes, seconds] => {
-            is_component(hours, 0, 23)
-                && is_component(minutes, 0, 59)
-                && is_component(seconds, 0, 59)
+            is_component(hours, 0, 23) && is_component(minutes, 0, 59) && is_component(seconds, 0, 59)
         }
         _ => false,
     }
@@ -104,20 +88,12 @@ fn is_time(text: &str) -> bool {
 /// A comma list of `*`, numbers and ranges, each with an optional `/STEP`.
 fn is_component(text: &str, least: u32, most: u32) -> bool {
     let number = |text: &str| -> Option<u32> {
-        let value = text
-            .parse()
-            .ok()
-            .filter(|_| text.bytes().all(|byte| byte.is_ascii_digit()))?;
+        let value = text.parse().ok().filter(|_| text.bytes().all(|byte| byte.is_ascii_digit()))?;
         (least..=most).contains(&value).then_some(value)
     };
     text.split(',').all(|item| {
-        let (start, step) = item
-            .split_once('/')
-            .map_or((item, None), |(start, step)| (start, Some(step)));
-        let good_step = step.is_none_or(|step| {
-            step.parse::<u32>()
-                .is_ok_and(|step| (1..=most).contains(&step))
-        });
+        let (start, step) = item.split_once('/').map_or((item, None), |(start, step)| (start, Some(step)));
+        let good_step = step.is_none_or(|step| step.parse::<u32>().is_ok_and(|step| (1..=most).contains(&step)));
         let good_start = match start.split_once("..") {
             Some((first, last)) => {
                 matches!((number(first), number(last)), (Some(first), Some(last)) if first < last)

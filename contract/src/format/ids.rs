@@ -50,9 +50,7 @@ pub(super) fn is_label(text: &str) -> bool {
 }
 
 pub(super) fn node(text: &str) -> Checked {
-    ensure(is_label(text), || {
-        "value does not look like a valid node name".to_owned()
-    })
+    ensure(is_label(text), || "value does not look like a valid node name".to_owned())
 }
 
 pub(crate) fn is_config_id(text: &str) -> bool {
@@ -62,26 +60,18 @@ pub(crate) fn is_config_id(text: &str) -> bool {
 }
 
 pub(super) fn config_id(text: &str) -> Checked {
-    ensure(is_config_id(text), || {
-        format!("invalid configuration ID '{text}'")
-    })
+    ensure(is_config_id(text), || format!("invalid configuration ID '{text}'"))
 }
 
 /// Storages and ACME plugins.
 pub(super) fn plugin_id(kind: &str, text: &str) -> Checked {
-    ensure(text.chars().count() >= 2, || {
-        format!("{kind} ID '{text}' cannot be shorter than 2 characters")
-    })?;
+    ensure(text.chars().count() >= 2, || format!("{kind} ID '{text}' cannot be shorter than 2 characters"))?;
     let good = framed(text, |c| c.is_ascii_alphabetic(), loose, alnum);
-    ensure(good, || {
-        format!("{kind} ID '{text}' contains illegal characters")
-    })
+    ensure(good, || format!("{kind} ID '{text}' contains illegal characters"))
 }
 
 pub(super) fn bridge_id(text: &str) -> Checked {
-    let good = made_of(text, |c| {
-        c.is_alphanumeric() || matches!(c, '-' | '_' | '.')
-    });
+    let good = made_of(text, |c| c.is_alphanumeric() || matches!(c, '-' | '_' | '.'));
     ensure(good, || format!("invalid bridge ID '{text}'"))
 }
 
@@ -90,9 +80,7 @@ pub(super) fn pair(text: &str, id: impl Fn(&str) -> Checked) -> Checked {
     let wrap = |reason: String| format!("entry '{text}' contains invalid ID - {reason}\n");
     match text.split_once(':') {
         _ if text == "1" => Ok(()),
-        Some((source, target))
-            if !source.is_empty() && !target.is_empty() && !target.contains(':') =>
-        {
+        Some((source, target)) if !source.is_empty() && !target.is_empty() && !target.contains(':') => {
             id(source).and_then(|()| id(target)).map_err(wrap)
         }
         _ => id(text).map_err(wrap),
@@ -100,39 +88,25 @@ pub(super) fn pair(text: &str, id: impl Fn(&str) -> Checked) -> Checked {
 }
 
 fn is_email_user(text: &str) -> bool {
-    text.split('.').all(|part| {
-        made_of(part, |c| {
-            c.is_alphanumeric() || matches!(c, '_' | '+' | '-' | '~')
-        })
-    })
+    text.split('.').all(|part| made_of(part, |c| c.is_alphanumeric() || matches!(c, '_' | '+' | '-' | '~')))
 }
 
 fn is_email(text: &str) -> bool {
-    let host = |host: &str| {
-        host.split('.')
-            .all(|part| made_of(part, |c| alnum(c) || c == '-'))
-    };
-    text.split_once('@')
-        .is_some_and(|(user, domain)| is_email_user(user) && host(domain))
+    let host = |host: &str| host.split('.').all(|part| made_of(part, |c| alnum(c) || c == '-'));
+    text.split_once('@').is_some_and(|(user, domain)| is_email_user(user) && host(domain))
 }
 
 pub(super) fn email(text: &str) -> Checked {
-    ensure(is_email(text), || {
-        "value does not look like a valid email address".to_owned()
-    })
+    ensure(is_email(text), || "value does not look like a valid email address".to_owned())
 }
 
 pub(super) fn email_or_username(text: &str) -> Checked {
     let good = is_email(text) || is_email_user(text);
-    ensure(good, || {
-        "value does not look like a valid email address or user name".to_owned()
-    })
+    ensure(good, || "value does not look like a valid email address or user name".to_owned())
 }
 
 pub(super) fn ldap_attribute(text: &str) -> Checked {
-    ensure(made_of(text, alnum), || {
-        format!("value '{text}' does not look like a simple ldap attribute name")
-    })
+    ensure(made_of(text, alnum), || format!("value '{text}' does not look like a simple ldap attribute name"))
 }
 
 pub(super) fn urlencoded(text: &str) -> Checked {
@@ -141,44 +115,30 @@ pub(super) fn urlencoded(text: &str) -> Checked {
 }
 
 pub(super) fn group_id(text: &str) -> Checked {
-    ensure(made_of(text, loose), || {
-        format!("group name '{text}' contains invalid characters")
-    })
+    ensure(made_of(text, loose), || format!("group name '{text}' contains invalid characters"))
 }
 
 pub(super) fn role_id(text: &str) -> Checked {
-    ensure(made_of(text, loose), || {
-        format!("role name '{text}' contains invalid characters")
-    })
+    ensure(made_of(text, loose), || format!("role name '{text}' contains invalid characters"))
 }
 
 pub(super) fn pool_id(text: &str) -> Checked {
     let depth = text.trim_end_matches('/').split('/').count();
-    ensure(depth <= 3, || {
-        format!("pool name '{text}' nested too deeply (max levels = 3)")
-    })?;
+    ensure(depth <= 3, || format!("pool name '{text}' nested too deeply (max levels = 3)"))?;
     let good = text.split('/').all(|part| made_of(part, loose));
-    ensure(good, || {
-        format!("pool name '{text}' contains invalid characters")
-    })
+    ensure(good, || format!("pool name '{text}' contains invalid characters"))
 }
 
 pub(super) fn privilege(text: &str) -> Checked {
-    ensure(is_word("pve-priv", text), || {
-        format!("invalid privilege '{text}'")
-    })
+    ensure(is_word("pve-priv", text), || format!("invalid privilege '{text}'"))
 }
 
 pub(super) fn is_realm(text: &str) -> bool {
-    text.len() >= 2
-        && text.starts_with(|c: char| c.is_ascii_alphabetic())
-        && text.chars().all(loose)
+    text.len() >= 2 && text.starts_with(|c: char| c.is_ascii_alphabetic()) && text.chars().all(loose)
 }
 
 pub(super) fn realm(text: &str) -> Checked {
-    ensure(is_realm(text), || {
-        "value does not look like a valid realm".to_owned()
-    })
+    ensure(is_realm(text), || "value does not look like a valid realm".to_owned())
 }
 
 /// Name and realm; the realm cannot hold an `@`, the name can.
@@ -191,28 +151,18 @@ fn is_user(text: &str) -> bool {
 pub(super) fn user_id(text: &str) -> Checked {
     let length = text.chars().count();
     ensure(length >= 3, || format!("user name '{text}' is too short"))?;
-    ensure(length <= 64, || {
-        format!("user name '{text}' is too long ({length} > 64)")
-    })?;
-    ensure(is_user(text), || {
-        format!("value '{text}' does not look like a valid user name")
-    })
+    ensure(length <= 64, || format!("user name '{text}' is too long ({length} > 64)"))?;
+    ensure(is_user(text), || format!("value '{text}' does not look like a valid user name"))
 }
 
 pub(super) fn token_id(text: &str) -> Checked {
-    let good = text
-        .rsplit_once('!')
-        .is_some_and(|(user, token)| is_user(user) && is_realm(token));
-    ensure(good, || {
-        format!("value '{text}' does not look like a valid token ID")
-    })
+    let good = text.rsplit_once('!').is_some_and(|(user, token)| is_user(user) && is_realm(token));
+    ensure(good, || format!("value '{text}' does not look like a valid token ID"))
 }
 
 pub(super) fn tag(text: &str) -> Checked {
     let good = text.starts_with(|c: char| alnum(c) || c == '_')
-        && text
-            .chars()
-            .all(|c| alnum(c) || matches!(c, '_' | '-' | '+' | '.'));
+        && text.chars().all(|c| alnum(c) || matches!(c, '_' | '-' | '+' | '.'));
     ensure(good, || "invalid characters in tag".to_owned())
 }
 
@@ -225,26 +175,18 @@ pub(super) fn tfa_secret(text: &str) -> Checked {
             Some(digits) => long(digits) && digits.chars().all(hex),
             None => long(secret) && secret.chars().all(base32),
         },
-        None => {
-            (text.len() == 16 && text.chars().all(base32))
-                || (text.len() == 40 && text.chars().all(hex))
-        }
+        None => (text.len() == 16 && text.chars().all(base32)) || (text.len() == 40 && text.chars().all(hex)),
     };
     ensure(good, || "unable to decode TFA secret".to_owned())
 }
 
 pub(super) fn replication_job(text: &str) -> Checked {
     let invalid = || format!("invalid replication job id '{text}'");
-    let Some((guest, job)) = text
-        .split_once('-')
-        .filter(|(guest, job)| digits(guest) && digits(job))
-    else {
+    let Some((guest, job)) = text.split_once('-').filter(|(guest, job)| digits(guest) && digits(job)) else {
         return Err(invalid());
     };
     let reserved = guest.trim_start_matches('0').len() < 3;
-    ensure(!reserved, || {
-        format!("{} (guest IDs < 100 are reserved)", invalid())
-    })?;
+    ensure(!reserved, || format!("{} (guest IDs < 100 are reserved)", invalid()))?;
     ensure(guest.len() <= 18 && job.len() <= 18, invalid)
 }
 
@@ -253,26 +195,19 @@ pub(super) fn ha_node(text: &str) -> Checked {
         Some((name, priority)) => is_label(name) && digits(priority),
         None => is_label(text),
     };
-    ensure(good, || {
-        "value does not look like a valid ha node".to_owned()
-    })
+    ensure(good, || "value does not look like a valid ha node".to_owned())
 }
 
 fn is_ha_resource(text: &str) -> bool {
-    text.split_once(':').is_some_and(|(kind, name)| {
-        made_of(kind, |c| c.is_ascii_lowercase()) && made_of(name, |c| !c.is_whitespace())
-    })
+    text.split_once(':')
+        .is_some_and(|(kind, name)| made_of(kind, |c| c.is_ascii_lowercase()) && made_of(name, |c| !c.is_whitespace()))
 }
 
 pub(super) fn ha_resource(text: &str) -> Checked {
-    ensure(is_ha_resource(text), || {
-        "value does not look like a valid ha resource id".to_owned()
-    })
+    ensure(is_ha_resource(text), || "value does not look like a valid ha resource id".to_owned())
 }
 
 pub(super) fn ha_resource_or_vm(text: &str) -> Checked {
     let good = is_ha_resource(text) || digits(text);
-    ensure(good, || {
-        "value does not look like a valid ha resource id".to_owned()
-    })
+    ensure(good, || "value does not look like a valid ha resource id".to_owned())
 }

@@ -39,9 +39,7 @@ pub(crate) fn check_at(format: &str, text: &str, path: &str) -> Result<(), Strin
 
 fn check_simple(format: &str, text: &str) -> Checked {
     if let Some(base) = format.strip_suffix("-list") {
-        return split_list(text)
-            .into_iter()
-            .try_for_each(|element| check_one(base, element));
+        return split_list(text).into_iter().try_for_each(|element| check_one(base, element));
     }
     match format.strip_suffix("-opt") {
         Some(_) if text.is_empty() || text == "0" => Ok(()),
@@ -55,9 +53,7 @@ pub fn split_list(text: &str) -> Vec<&str> {
     if text.contains('\0') {
         return text.trim_end_matches('\0').split('\0').collect();
     }
-    text.split(|c: char| c == ',' || c == ';' || c.is_whitespace())
-        .filter(|part| !part.is_empty())
-        .collect()
+    text.split(|c: char| c == ',' || c == ';' || c.is_whitespace()).filter(|part| !part.is_empty()).collect()
 }
 
 /// The names of all simple formats.
@@ -92,9 +88,7 @@ pub fn simple_format(name: &str) -> Option<SimpleFormat> {
 
 /// One of the words that the tables list for a format.
 fn is_word(format: &str, text: &str) -> bool {
-    simple_format(format)
-        .and_then(|format| format.words)
-        .is_some_and(|words| words.iter().any(|word| word == text))
+    simple_format(format).and_then(|format| format.words).is_some_and(|words| words.iter().any(|word| word == text))
 }
 
 fn check_one(format: &str, text: &str) -> Checked {

@@ -3,19 +3,11 @@
 
 use super::{Checked, ensure};
 
-const UNITS: [(char, u64); 4] = [
-    ('T', 1 << 40),
-    ('G', 1 << 30),
-    ('M', 1 << 20),
-    ('K', 1 << 10),
-];
+const UNITS: [(char, u64); 4] = [('T', 1 << 40), ('G', 1 << 30), ('M', 1 << 20), ('K', 1 << 10)];
 
 /// The bytes that a text means; fractions of a byte are cut off.
 pub fn parse(text: &str) -> Option<u64> {
-    let text = text
-        .strip_suffix("iB")
-        .filter(|rest| rest.ends_with(['K', 'M', 'G', 'T']))
-        .unwrap_or(text);
+    let text = text.strip_suffix("iB").filter(|rest| rest.ends_with(['K', 'M', 'G', 'T'])).unwrap_or(text);
     let unit = UNITS.iter().find(|(letter, _)| text.ends_with(*letter));
     let (number, factor) = match unit {
         Some((letter, factor)) => (text.strip_suffix(*letter)?, *factor),
@@ -41,9 +33,7 @@ pub fn print(bytes: u64) -> String {
 }
 
 pub(super) fn check(text: &str) -> Checked {
-    ensure(parse(text).is_some(), || {
-        format!("value does not look like a valid disk size: {text}")
-    })
+    ensure(parse(text).is_some(), || format!("value does not look like a valid disk size: {text}"))
 }
 
 #[cfg(test)]
@@ -65,28 +55,12 @@ mod tests {
         ] {
             assert_eq!(parse(text), Some(bytes), "{text}");
         }
-        for text in [
-            "",
-            "G",
-            "1g",
-            "1GB",
-            "1iB",
-            ".5G",
-            "1.G",
-            "-1",
-            "1 G",
-            "99999999999999T",
-        ] {
+        for text in ["", "G", "1g", "1GB", "1iB", ".5G", "1.G", "-1", "1 G", "99999999999999T"] {
             assert_eq!(parse(text), None, "{text}");
         }
         assert_eq!(
             (print(0), print(1 << 30), print(1536 << 20), print(1000)),
-            (
-                "0T".to_owned(),
-                "1G".to_owned(),
-                "1536M".to_owned(),
-                "1000".to_owned()
-            )
+            ("0T".to_owned(), "1G".to_owned(), "1536M".to_owned(), "1000".to_owned())
         );
     }
 

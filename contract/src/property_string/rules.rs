@@ -6,13 +6,7 @@ use crate::verify::text_of;
 use serde_json::{Map, Value};
 
 /// CPU models that are put together from a basic one and flags; the basic ones are listed with `reported-model`.
-const BUILT_IN_MODELS: [&str; 5] = [
-    "x86-64-v2",
-    "x86-64-v2-AES",
-    "x86-64-v3",
-    "x86-64-v4",
-    "host",
-];
+const BUILT_IN_MODELS: [&str; 5] = ["x86-64-v2", "x86-64-v2-AES", "x86-64-v3", "x86-64-v4", "host"];
 
 /// CPU flags that the configuration of a VM may switch.
 const VM_CPU_FLAGS: [&str; 13] = [
@@ -47,24 +41,15 @@ pub(super) fn apply(
 }
 
 fn is_true(value: Option<&Value>) -> bool {
-    value
-        .and_then(text_of)
-        .is_some_and(|text| !text.is_empty() && text != "0")
+    value.and_then(text_of).is_some_and(|text| !text.is_empty() && text != "0")
 }
 
 /// Nothing to keep means to keep all; both together contradict each other.
 fn prune_backups(mut values: Map<String, Value>) -> Result<Map<String, Value>, String> {
     let keep_all = is_true(values.remove("keep-all").as_ref());
-    let counts = |value: &Value| {
-        text_of(value)
-            .and_then(|text| text.parse::<f64>().ok())
-            .is_some_and(|n| n > 0.0)
-    };
+    let counts = |value: &Value| text_of(value).and_then(|text| text.parse::<f64>().ok()).is_some_and(|n| n > 0.0);
     if !values.values().any(counts) {
-        return Ok(Map::from_iter([(
-            "keep-all".to_owned(),
-            Value::String("1".to_owned()),
-        )]));
+        return Ok(Map::from_iter([("keep-all".to_owned(), Value::String("1".to_owned()))]));
     }
     if keep_all {
         return Err("keep-all cannot be set together with other options.".to_owned());
@@ -80,42 +65,24 @@ fn fleecing(values: Map<String, Value>) -> Result<Map<String, Value>, String> {
 }
 
 fn cpu(values: Map<String, Value>) -> Result<Map<String, Value>, String> {
-    if is_true(values.get("cputype")) {
-        Ok(values)
-    } else {
-        Err("CPU is missing cputype".to_owned())
-    }
+    if is_true(values.get("cputype")) { Ok(values) } else { Err("CPU is missing cputype".to_owned()) }
 }
 
 /// Whether a custom model exists is found out by who reads the file of custom models.
-fn vm_cpu(
-    format: &PropertyStringFormat,
-    values: Map<String, Value>,
-) -> Result<Map<String, Value>, String> {
+fn vm_cpu(format: &PropertyStringFormat, values: Map<String, Value>) -> Result<Map<String, Value>, String> {
     let values = cpu(values)?;
     let model = values.get("cputype").and_then(text_of).unwrap_or_default();
-    let basic = format
-        .keys
-        .get("reported-model")
-        .and_then(|schema| schema.enumeration.as_ref());
+    let basic = format.keys.get("reported-model").and_then(|schema| schema.enumeration.as_ref());
     let known = model.starts_with("custom-")
         || BUILT_IN_MODELS.contains(&model.as_str())
         || basic.is_some_and(|models| models.contains(&model));
     if !known {
-        return Err(format!(
-            "Built-in cputype '{model}' is not defined (missing 'custom-' prefix?)"
-        ));
+        return Err(format!("Built-in cputype '{model}' is not defined (missing 'custom-' prefix?)"));
     }
     let flags = values.get("flags").and_then(text_of).unwrap_or_default();
-    let supported = |flag: &str| {
-        flag.strip_prefix(['+', '-'])
-            .is_some_and(|name| VM_CPU_FLAGS.contains(&name))
-    };
+    let supported = |flag: &str| flag.strip_prefix(['+', '-']).is_some_and(|name| VM_CPU_FLAGS.contains(&name));
     if !flags.is_empty() && !flags.split(';').all(supported) {
-        return Err(format!(
-            "VM-specific CPU flags must be a subset of: {}",
-            VM_CPU_FLAGS.join(", ")
-        ));
+        return Err(format!("VM-specific CPU flags must be a subset of: {}", VM_CPU_FLAGS.join(", ")));
     }
     if values.contains_key("reported-model") {
         return Err("Property 'reported-model' not allowed in VM-specific CPU config.".to_owned());

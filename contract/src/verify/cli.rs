@@ -37,9 +37,7 @@ fn loosen_value(schema: &Schema, value: Value) -> Result<Value, ParamErrors> {
     }
     match value {
         // An option that another alternative of the same name allows to repeat.
-        Value::Array(mut list) if list.len() == 1 && schema.kind != Some(Kind::Array) => {
-            Ok(list.remove(0))
-        }
+        Value::Array(mut list) if list.len() == 1 && schema.kind != Some(Kind::Array) => Ok(list.remove(0)),
         other => Ok(other),
     }
 }

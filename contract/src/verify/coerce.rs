@@ -7,10 +7,7 @@ use std::collections::BTreeMap;
 
 /// Straightens what form data cannot express: repeated keys for a text list are joined with commas, a single text for an
 /// array becomes a list of one. Empty text and `0` are left alone and fail the type check, as they do in the original.
-pub(super) fn straighten(
-    properties: &BTreeMap<String, Schema>,
-    params: Map<String, Value>,
-) -> Map<String, Value> {
+pub(super) fn straighten(properties: &BTreeMap<String, Schema>, params: Map<String, Value>) -> Map<String, Value> {
     params
         .into_iter()
         .map(|(name, value)| {
@@ -31,21 +28,14 @@ fn straighten_value(schema: &Schema, value: Value) -> Value {
         }
         Value::String(_) | Value::Number(_) if schema.kind == Some(Kind::Array) => {
             let text = text_of(&value).unwrap_or_default();
-            if text.is_empty() || text == "0" {
-                value
-            } else {
-                Value::Array(vec![value])
-            }
+            if text.is_empty() || text == "0" { value } else { Value::Array(vec![value]) }
         }
         other => other,
     }
 }
 
 /// Turns checked values into the types they are declared with and drops nulls.
-pub(crate) fn typed(
-    properties: &BTreeMap<String, Schema>,
-    values: Map<String, Value>,
-) -> Map<String, Value> {
+pub(crate) fn typed(properties: &BTreeMap<String, Schema>, values: Map<String, Value>) -> Map<String, Value> {
     values
         .into_iter()
         .filter(|(_, value)| !value.is_null())
@@ -63,11 +53,7 @@ pub(crate) fn typed(
 pub(crate) fn typed_value(schema: &Schema, value: Value) -> Value {
     match (schema.kind, value) {
         (_, Value::Array(list)) => match &schema.items {
-            Some(items) => Value::Array(
-                list.into_iter()
-                    .map(|element| typed_value(items, element))
-                    .collect(),
-            ),
+            Some(items) => Value::Array(list.into_iter().map(|element| typed_value(items, element)).collect()),
             None => Value::Array(list),
         },
         (_, Value::Object(map)) => match &schema.properties {
@@ -78,9 +64,9 @@ pub(crate) fn typed_value(schema: &Schema, value: Value) -> Value {
             Some(text) => Value::Bool(text == "1"),
             None => value,
         },
-        (Some(kind @ (Kind::Integer | Kind::Number)), value) => text_of(&value)
-            .and_then(|text| number(kind, &text))
-            .map_or(value, Value::Number),
+        (Some(kind @ (Kind::Integer | Kind::Number)), value) => {
+            text_of(&value).and_then(|text| number(kind, &text)).map_or(value, Value::Number)
+        }
         (Some(Kind::String), value) => text_of(&value).map_or(value, Value::String),
         (_, value) => value,
     }

@@ -28,10 +28,7 @@ impl ParamErrors {
 
     /// Errors under another headline, as command lines have that cannot be read at all.
     pub fn with_headline(headline: impl Into<String>) -> ParamErrors {
-        ParamErrors {
-            headline: headline.into(),
-            errors: BTreeMap::new(),
-        }
+        ParamErrors { headline: headline.into(), errors: BTreeMap::new() }
     }
 
     /// A single error.
@@ -73,9 +70,7 @@ impl ParamErrors {
 
     /// Paths and texts.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.errors
-            .iter()
-            .map(|(path, text)| (path.as_str(), text.as_str()))
+        self.errors.iter().map(|(path, text)| (path.as_str(), text.as_str()))
     }
 
     /// The map itself, as it goes on the wire.
@@ -97,9 +92,7 @@ impl fmt::Display for ParamErrors {
     /// Code and headline, then a line for each path, as the tools print it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "400 {}", self.headline)?;
-        self.errors
-            .iter()
-            .try_for_each(|(path, text)| writeln!(f, "{path}: {text}"))
+        self.errors.iter().try_for_each(|(path, text)| writeln!(f, "{path}: {text}"))
     }
 }
 
@@ -116,9 +109,6 @@ mod tests {
         errors.add("a", "two");
         errors.add("", "whole");
         assert_eq!(errors.get("a"), Some("one\\ntwo"));
-        assert_eq!(
-            errors.to_string(),
-            "400 Parameter verification failed.\n_root: whole\na: one\\ntwo\n"
-        );
+        assert_eq!(errors.to_string(), "400 Parameter verification failed.\n_root: whole\na: one\\ntwo\n");
     }
 }

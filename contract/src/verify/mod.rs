@@ -8,6 +8,9 @@ mod errors;
 mod object;
 mod types;
 
+#[cfg(test)]
+mod tests;
+
 pub(crate) use coerce::{typed, typed_value};
 pub(crate) use object::{check_object, rename_aliases};
 pub(crate) use types::text_of;
@@ -24,18 +27,12 @@ use std::collections::BTreeMap;
 /// `true` or `false`, lists that arrived as arrays one text, text for an array a list of one; `null` members are dropped.
 ///
 /// Numbers keep their value, not their spelling (`1.50` becomes `1.5`); an integer beyond 64 bits stays text.
-pub fn verify(
-    method: &Method,
-    params: Map<String, Value>,
-) -> Result<Map<String, Value>, ParamErrors> {
+pub fn verify(method: &Method, params: Map<String, Value>) -> Result<Map<String, Value>, ParamErrors> {
     verify_set(&ParameterSet::of(method), params)
 }
 
 /// As [`verify`], for values from a command line: booleans may be spelled out or empty, lists may be repeated.
-pub fn verify_cli(
-    method: &Method,
-    params: Map<String, Value>,
-) -> Result<Map<String, Value>, ParamErrors> {
+pub fn verify_cli(method: &Method, params: Map<String, Value>) -> Result<Map<String, Value>, ParamErrors> {
     verify_set_cli(&ParameterSet::of(method), params)
 }
 
@@ -61,10 +58,7 @@ impl<'a> ParameterSet<'a> {
 }
 
 /// [`verify`] for parameters that belong to no method.
-pub fn verify_set(
-    set: &ParameterSet<'_>,
-    params: Map<String, Value>,
-) -> Result<Map<String, Value>, ParamErrors> {
+pub fn verify_set(set: &ParameterSet<'_>, params: Map<String, Value>) -> Result<Map<String, Value>, ParamErrors> {
     let mut params = coerce::straighten(set.parameters, params);
     let mut errors = ParamErrors::new();
     rename_aliases(&mut params, set.parameters, "", &mut errors);
@@ -72,21 +66,12 @@ pub fn verify_set(
         Some(schema) => {
             let whole = Value::Object(params);
             object::check_value(Some(&whole), schema, "", &mut errors, None, None);
-            let Value::Object(back) = whole else {
-                unreachable!("built as an object above")
-            };
+            let Value::Object(back) = whole else { unreachable!("built as an object above") };
             params = back;
         }
         None => {
             let additional = AdditionalProperties::Allowed(set.additional_properties);
-            check_object(
-                &params,
-                set.parameters,
-                Some(&additional),
-                "",
-                &mut errors,
-                None,
-            );
+            check_object(&params, set.parameters, Some(&additional), "", &mut errors, None);
         }
     }
     if !errors.is_empty() {
@@ -96,10 +81,7 @@ pub fn verify_set(
 }
 
 /// [`verify_cli`] for parameters that belong to no method.
-pub fn verify_set_cli(
-    set: &ParameterSet<'_>,
-    params: Map<String, Value>,
-) -> Result<Map<String, Value>, ParamErrors> {
+pub fn verify_set_cli(set: &ParameterSet<'_>, params: Map<String, Value>) -> Result<Map<String, Value>, ParamErrors> {
     verify_set(set, cli::loosen(set.parameters, params)?)
 }
 

@@ -9,18 +9,13 @@ use crate::schema::{self, AdditionalProperties, Schema};
 use serde_json::{Map, Number, Value};
 use std::collections::{BTreeMap, BTreeSet};
 
-const UNKNOWN: &str =
-    "property is not defined in schema and the schema does not allow additional properties";
+const UNKNOWN: &str = "property is not defined in schema and the schema does not allow additional properties";
 
 /// Names that one part of a schema does not know while another part may.
 type Unknown = BTreeSet<String>;
 
 fn join(path: &str, name: &str) -> String {
-    if path.is_empty() {
-        name.to_owned()
-    } else {
-        format!("{path}.{name}")
-    }
+    if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
 }
 
 /// Renames aliases to their targets; both given is an error.
@@ -30,16 +25,11 @@ pub(crate) fn rename_aliases(
     path: &str,
     errors: &mut ParamErrors,
 ) {
-    let aliases: Vec<(String, String)> = values
-        .keys()
-        .filter_map(|name| Some((name.clone(), properties.get(name)?.alias.clone()?)))
-        .collect();
+    let aliases: Vec<(String, String)> =
+        values.keys().filter_map(|name| Some((name.clone(), properties.get(name)?.alias.clone()?))).collect();
     for (name, target) in aliases {
         if values.get(&target).is_some_and(|value| !value.is_null()) {
-            errors.add(
-                &join(path, &name),
-                format!("cannot set both '{name}' and its alias target '{target}'"),
-            );
+            errors.add(&join(path, &name), format!("cannot set both '{name}' and its alias target '{target}'"));
         } else if let Some(value) = values.remove(&name) {
             values.insert(target, value);
         }
@@ -58,14 +48,7 @@ pub(crate) fn check_object(
     for (name, schema) in properties {
         if schema.index.is_none() {
             let instance = instance_type(schema, values);
-            check_value(
-                values.get(name),
-                schema,
-                &join(path, name),
-                errors,
-                instance.as_deref(),
-                None,
-            );
+            check_value(values.get(name), schema, &join(path, name), errors, instance.as_deref(), None);
         }
     }
     for (name, value) in values {
@@ -73,22 +56,12 @@ pub(crate) fn check_object(
         if let Some(schema) = schema::lookup(properties, name) {
             let instance = instance_type(schema, values);
             if schema.index.is_some() {
-                check_value(
-                    Some(value),
-                    schema,
-                    &own_path,
-                    errors,
-                    instance.as_deref(),
-                    None,
-                );
+                check_value(Some(value), schema, &own_path, errors, instance.as_deref(), None);
             }
             if let Some(required) = &schema.requires
                 && values.get(required).is_none_or(Value::is_null)
             {
-                errors.add(
-                    &join(path, required),
-                    format!("missing property required by '{own_path}'"),
-                );
+                errors.add(&join(path, required), format!("missing property required by '{own_path}'"));
             }
             if has_alternative(schema, instance.as_deref()) {
                 continue;
@@ -111,10 +84,7 @@ pub(crate) fn check_object(
 
 /// The value of the property that selects among the alternatives of this one.
 fn instance_type(schema: &Schema, values: &Map<String, Value>) -> Option<String> {
-    values
-        .get(schema.type_property.as_ref()?)
-        .and_then(text_of)
-        .filter(|text| !text.is_empty() && text != "0")
+    values.get(schema.type_property.as_ref()?).and_then(text_of).filter(|text| !text.is_empty() && text != "0")
 }
 
 /// A property with alternatives counts as known only if one of them is for this type.
@@ -122,12 +92,10 @@ fn has_alternative(schema: &Schema, instance: Option<&str>) -> bool {
     let Some(alternatives) = &schema.one_of else {
         return true;
     };
-    alternatives
-        .iter()
-        .any(|alternative| match &alternative.instance_types {
-            Some(types) => types.iter().any(|name| Some(name.as_str()) == instance),
-            None => true,
-        })
+    alternatives.iter().any(|alternative| match &alternative.instance_types {
+        Some(types) => types.iter().any(|name| Some(name.as_str()) == instance),
+        None => true,
+    })
 }
 
 /// Checks one value, or its absence. The first failure of a value ends its checks.
@@ -173,26 +141,16 @@ pub(super) fn check_value(
         Value::Array(list) => {
             if let Some(items) = &schema.items {
                 for (at, element) in list.iter().enumerate() {
-                    check_value(
-                        Some(element),
-                        items,
-                        &format!("{path}[{at}]"),
-                        errors,
-                        None,
-                        None,
-                    );
+                    check_value(Some(element), items, &format!("{path}[{at}]"), errors, None, None);
                 }
             }
         }
         Value::Object(map) => check_members(map, value, schema, path, errors, instance, collect),
         Value::Bool(_) => {}
         scalar => {
-            if schema.all_of.is_some()
-                || (schema.one_of.is_some() && schema.type_property_schema.is_some())
-            {
+            if schema.all_of.is_some() || (schema.one_of.is_some() && schema.type_property_schema.is_some()) {
                 errors.add(path, "value must be an object");
-            } else if let Err(text) = check_text(&text_of(scalar).unwrap_or_default(), schema, path)
-            {
+            } else if let Err(text) = check_text(&text_of(scalar).unwrap_or_default(), schema, path) {
                 errors.add(path, text);
             }
         }
@@ -208,21 +166,11 @@ fn check_members(
     instance: Option<&str>,
     collect: Option<&mut Unknown>,
 ) {
-    let welcomes = !matches!(
-        schema.additional_properties,
-        None | Some(AdditionalProperties::Allowed(false))
-    );
+    let welcomes = !matches!(schema.additional_properties, None | Some(AdditionalProperties::Allowed(false)));
     if schema.properties.is_some() || welcomes {
         let none = BTreeMap::new();
         let properties = schema.properties.as_ref().unwrap_or(&none);
-        check_object(
-            map,
-            properties,
-            schema.additional_properties.as_ref(),
-            path,
-            errors,
-            collect,
-        );
+        check_object(map, properties, schema.additional_properties.as_ref(), path, errors, collect);
     } else if let Some(parts) = &schema.all_of {
         check_all_of(value, parts, path, errors, instance, collect);
     } else if let Some(variants) = &schema.one_of {
@@ -262,14 +210,7 @@ fn check_alternatives(
     let mut collected = Vec::new();
     for (at, alternative) in alternatives.iter().enumerate() {
         let mut inner = ParamErrors::new();
-        check_value(
-            value,
-            alternative,
-            &format!("{path}.oneOf[{at}]"),
-            &mut inner,
-            None,
-            None,
-        );
+        check_value(value, alternative, &format!("{path}.oneOf[{at}]"), &mut inner, None, None);
         if inner.is_empty() {
             return Ok(false);
         }
@@ -282,17 +223,10 @@ fn check_alternatives(
 }
 
 /// Passes names that nobody knew to whoever asks for them, or reports them.
-fn report_unknown(
-    path: &str,
-    errors: &mut ParamErrors,
-    collect: Option<&mut Unknown>,
-    unknown: Unknown,
-) {
+fn report_unknown(path: &str, errors: &mut ParamErrors, collect: Option<&mut Unknown>, unknown: Unknown) {
     match collect {
         Some(names) => names.extend(unknown),
-        None => unknown
-            .iter()
-            .for_each(|name| errors.add(&join(path, name), UNKNOWN)),
+        None => unknown.iter().for_each(|name| errors.add(&join(path, name), UNKNOWN)),
     }
 }
 
@@ -307,25 +241,13 @@ fn check_all_of(
     let mut unknown_everywhere: Option<Unknown> = None;
     for part in parts {
         let mut unknown = Unknown::new();
-        check_value(
-            Some(value),
-            part,
-            path,
-            errors,
-            instance,
-            Some(&mut unknown),
-        );
+        check_value(Some(value), part, path, errors, instance, Some(&mut unknown));
         unknown_everywhere = Some(match unknown_everywhere {
             None => unknown,
             Some(before) => before.intersection(&unknown).cloned().collect(),
         });
     }
-    report_unknown(
-        path,
-        errors,
-        collect,
-        unknown_everywhere.unwrap_or_default(),
-    );
+    report_unknown(path, errors, collect, unknown_everywhere.unwrap_or_default());
 }
 
 fn check_one_of(
@@ -337,9 +259,7 @@ fn check_one_of(
     errors: &mut ParamErrors,
     collect: Option<&mut Unknown>,
 ) {
-    let (Some(type_schema), Some(type_property)) =
-        (&schema.type_property_schema, &schema.type_property)
-    else {
+    let (Some(type_schema), Some(type_property)) = (&schema.type_property_schema, &schema.type_property) else {
         return;
     };
     let type_path = join(path, type_property);
@@ -355,30 +275,16 @@ fn check_one_of(
             for text in type_errors.into_map().into_values() {
                 errors.add(&type_path, text);
             }
-            let unknown = map
-                .keys()
-                .filter(|name| *name != type_property)
-                .cloned()
-                .collect();
+            let unknown = map.keys().filter(|name| *name != type_property).cloned().collect();
             report_unknown(path, errors, collect, unknown);
             return;
         }
     };
-    match variants
-        .iter()
-        .find(|variant| variant.instance_type.as_deref() == Some(name.as_str()))
-    {
+    match variants.iter().find(|variant| variant.instance_type.as_deref() == Some(name.as_str())) {
         Some(variant) => {
             let variant_path = join(path, &format!("oneOf[{name}]"));
             let mut unknown = Unknown::new();
-            check_value(
-                Some(value),
-                variant,
-                &variant_path,
-                errors,
-                None,
-                Some(&mut unknown),
-            );
+            check_value(Some(value), variant, &variant_path, errors, None, Some(&mut unknown));
             // The selecting property belongs to the alternatives as a whole.
             unknown.remove(type_property);
             report_unknown(&variant_path, errors, collect, unknown);
@@ -390,8 +296,7 @@ fn check_one_of(
 /// The checks of a text, in the original's order.
 fn check_text(text: &str, schema: &Schema, path: &str) -> Result<(), String> {
     if let Some(name) = &schema.format {
-        format::check_at(name, text, path)
-            .map_err(|reason| format!("invalid format - {reason}"))?;
+        format::check_at(name, text, path).map_err(|reason| format!("invalid format - {reason}"))?;
     }
     if let Some(expression) = &schema.pattern
         && !pattern::matches(expression, text)
@@ -407,10 +312,9 @@ fn check_text(text: &str, schema: &Schema, path: &str) -> Result<(), String> {
     }
     check_bounds(text, schema)?;
     match &schema.enumeration {
-        Some(words) if !words.iter().any(|word| word == text) => Err(format!(
-            "value '{text}' does not have a value in the enumeration '{}'",
-            words.join(", ")
-        )),
+        Some(words) if !words.iter().any(|word| word == text) => {
+            Err(format!("value '{text}' does not have a value in the enumeration '{}'", words.join(", ")))
+        }
         _ => Ok(()),
     }
 }

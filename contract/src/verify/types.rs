@@ -20,10 +20,7 @@ pub fn is_number(text: &str) -> bool {
     };
     let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
     let digits = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
-    digits(whole)
-        && digits(fraction)
-        && !(whole.is_empty() && fraction.is_empty())
-        && exponent.is_none_or(is_integer)
+    digits(whole) && digits(fraction) && !(whole.is_empty() && fraction.is_empty()) && exponent.is_none_or(is_integer)
 }
 
 /// The words for true and false in property strings, configuration files and on command lines.
@@ -58,12 +55,7 @@ fn number_text(number: &Number) -> String {
 }
 
 /// Checks the type of a value that is not null; says whether further checks make sense.
-pub(super) fn check_type(
-    value: &Value,
-    kind: Option<Kind>,
-    path: &str,
-    errors: &mut ParamErrors,
-) -> bool {
+pub(super) fn check_type(value: &Value, kind: Option<Kind>, path: &str, errors: &mut ParamErrors) -> bool {
     let Some(kind) = kind else { return true };
     let failure = match kind {
         Kind::Any => None,
@@ -75,10 +67,7 @@ pub(super) fn check_type(
     match failure {
         None => true,
         Some(reason) => {
-            errors.add(
-                path,
-                format!("type check ('{}') failed{reason}", kind.name()),
-            );
+            errors.add(path, format!("type check ('{}') failed{reason}", kind.name()));
             false
         }
     }
@@ -108,15 +97,11 @@ mod tests {
 
     #[test]
     fn numbers_follow_the_original_syntax() {
-        for text in [
-            "0", "-1", "+5", "007", "1.5", "1.", ".5", "1e3", "1.5E-7", "+.5e+1",
-        ] {
+        for text in ["0", "-1", "+5", "007", "1.5", "1.", ".5", "1e3", "1.5E-7", "+.5e+1"] {
             assert!(is_number(text), "{text}");
         }
-        for text in [
-            "", "-", ".", "e5", "1e", "1e1.5", "0x10", "1_000", " 1", "1 ", "1.2.3", "--1", "inf",
-            "NaN", "٣",
-        ] {
+        for text in ["", "-", ".", "e5", "1e", "1e1.5", "0x10", "1_000", " 1", "1 ", "1.2.3", "--1", "inf", "NaN", "٣"]
+        {
             assert!(!is_number(text), "{text}");
         }
         for text in ["1.", "1e3", ""] {
