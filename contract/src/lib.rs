@@ -19,6 +19,9 @@ pub mod section_config_schema;
 mod table;
 mod verify;
 
+#[cfg(test)]
+mod tests;
+
 pub use dump::{compare, dump};
 pub use method::{Method, UnknownVerb, Verb, method, methods, shared_doc};
 pub use permission::{Check, GroupsParam, Permission, UseridParam};

@@ -77,7 +77,7 @@ pub(super) fn bridge_id(text: &str) -> Checked {
 
 /// One entry of an id map: `1`, `SOURCE:TARGET` or `TARGET`.
 pub(super) fn pair(text: &str, id: impl Fn(&str) -> Checked) -> Checked {
-    let wrap = |reason: String| format!("entry '{text}' contains invalid ID - {reason}\n");
+    let wrap = |reason: String| format!("entry '{text}' contains invalid ID - {reason}\n\n");
     match text.split_once(':') {
         _ if text == "1" => Ok(()),
         Some((source, target)) if !source.is_empty() && !target.is_empty() && !target.contains(':') => {
