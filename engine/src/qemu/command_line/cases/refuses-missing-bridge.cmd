@@ -1,0 +1,1 @@
+error: bridge 'vmbr9' does not exist

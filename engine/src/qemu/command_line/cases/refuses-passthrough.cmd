@@ -1,0 +1,1 @@
+error: option 'hostpci0' is not supported yet

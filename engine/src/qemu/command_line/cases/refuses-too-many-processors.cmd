@@ -1,0 +1,1 @@
+error: MAX 16 vcpus allowed per VM on this node

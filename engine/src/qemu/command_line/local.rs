@@ -1,0 +1,193 @@
+//! From PVE's command line to the one that runs on this machine.
+//!
+//! The distribution's QEMU has neither `-id` nor machine revisions, and PVE's helper files are not installed; so:
+//!
+//! | PVE | here | why |
+//! | --- | --- | --- |
+//! | `/usr/bin/kvm` | `qemu-system-x86_64` | the distribution's program |
+//! | `-id N` | left out | only Proxmox's build knows it |
+//! | `type=pc+pve1` | `type=pc` | likewise; the revision has already decided which options are there |
+//! | `-no-shutdown` | left out | a guest that powers itself off ends its QEMU; nobody has to be there to end it |
+//! | events to `qmeventd.sock` | a socket of the VM's own | guests need no daemon; who wants events connects |
+//! | `script=pve-bridge` | `fds=…` of a tap that is on the bridge already | the tap goes when QEMU goes, however that ends |
+//! | `-readconfig pve-q35-4.0.cfg` | the same devices as `-device` | the file is not ours to install |
+//! | `splash=…` | left out when the file is missing | QEMU would complain |
+//! | `aio=io_uring` | `aio=threads` where the kernel refuses io_uring | QEMU would not start |
+//! | SPICE | left out for virtio cards, refused for QXL | the distribution has it in a package of its own |
+
+use super::Plan;
+use crate::host::{Host, QemuVersion};
+use crate::{Error, Result};
+
+/// What runs on this machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Local {
+    /// Program and arguments. A tap's descriptors are not known yet: see [`Tap`].
+    pub command: Vec<String>,
+    /// Tap devices to make before the start.
+    pub taps: Vec<Tap>,
+}
+
+/// A tap device that QEMU gets as open descriptors.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tap {
+    /// Its name.
+    pub name: String,
+    /// How many queues it has.
+    pub queues: usize,
+    /// Where in the command its `-netdev` stands.
+    position: usize,
+}
+
+impl Local {
+    /// Puts the descriptors of a tap into the command.
+    pub fn set_descriptors(&mut self, tap: &Tap, descriptors: &[i32]) {
+        let list: Vec<String> = descriptors.iter().map(i32::to_string).collect();
+        let key = if list.len() == 1 { "fd" } else { "fds" };
+        self.command[tap.position] += &format!(",{key}={}", list.join(":"));
+    }
+}
+
+/// Changes a plan into what is started here. `events` is the path of the VM's event socket.
+pub fn localise(plan: &Plan, host: &Host, qemu: &QemuVersion, events: &str) -> Result<Local> {
+    let mut command = Vec::with_capacity(plan.command.len());
+    let mut taps = Vec::new();
+    let has_spice_agent = plan.command.iter().any(|word| word.starts_with("spicevmc,id=vdagent"));
+    // Ports whose channel is left out. The clipboard of VNC uses the agent's port without SPICE and keeps it.
+    let orphans: &[&str] = match has_spice_agent {
+        true => &["virtserialport,chardev=foldershare", "virtserialport,chardev=vdagent"],
+        false => &["virtserialport,chardev=foldershare"],
+    };
+    let mut words = plan.command.iter().cloned().peekable();
+    while let Some(word) = words.next() {
+        let value = words.peek().cloned().unwrap_or_default();
+        match (word.as_str(), value.as_str()) {
+            ("/usr/bin/kvm", _) => command.push(host.qemu_program().to_owned()),
+            ("-no-shutdown", _) => {}
+            ("-id", _) if !qemu.proxmox => drop(words.next()),
+            ("-spice", _) => drop(words.next()),
+            ("-chardev", value) if value.starts_with("spicevmc") || value.starts_with("spiceport") => {
+                drop(words.next())
+            }
+            ("-device", value) if orphans.iter().any(|port| value.starts_with(port)) => drop(words.next()),
+            ("-device", value) if value.starts_with("qxl") => {
+                return Err(Error::new("option 'vga: qxl' is not supported yet"));
+            }
+            ("-readconfig", "/usr/share/qemu-server/pve-q35-4.0.cfg") => {
+                words.next();
+                command.extend(Q35.iter().flat_map(|device| ["-device".to_owned(), (*device).to_owned()]));
+            }
+            ("-chardev", value) if value.starts_with("socket,id=qmp-event,") => {
+                words.next();
+                let chardev = format!("socket,id=qmp-event,path={events},server=on,wait=off");
+                command.extend([word, chardev]);
+            }
+            ("-boot", value) => {
+                words.next();
+                command.extend([word, without_missing_splash(value)]);
+            }
+            ("-machine", value) if !qemu.proxmox => {
+                words.next();
+                command.extend([word, without_revision(value)]);
+            }
+            ("-drive" | "-blockdev", value) if !host.has_io_uring() => {
+                words.next();
+                let value = value.replace("aio=io_uring", "aio=threads");
+                command.extend([word, value.replace(r#""aio":"io_uring""#, r#""aio":"threads""#)]);
+            }
+            ("-netdev", value) if value.starts_with("type=tap,") => {
+                words.next();
+                command.extend([word, descriptor_netdev(value, command.len() + 1, &mut taps)]);
+            }
+            _ => command.push(word),
+        }
+    }
+    Ok(Local { command, taps })
+}
+
+fn without_missing_splash(value: &str) -> String {
+    let keep = |part: &&str| part.strip_prefix("splash=").is_none_or(|file| std::path::Path::new(file).exists());
+    value.split(',').filter(keep).collect::<Vec<_>>().join(",")
+}
+
+fn without_revision(value: &str) -> String {
+    let part = |part: &str| match part.split_once("+pve") {
+        Some((machine, _)) if part.starts_with("type=") => machine.to_owned(),
+        _ => part.to_owned(),
+    };
+    value.split(',').map(part).collect::<Vec<_>>().join(",")
+}
+
+/// Takes scripts and name out of a tap's option and notes which tap has to be made.
+fn descriptor_netdev(value: &str, position: usize, taps: &mut Vec<Tap>) -> String {
+    let mut tap = Tap { name: String::new(), queues: 1, position };
+    let mut kept = Vec::new();
+    for part in value.split(',') {
+        match part.split_once('=') {
+            Some(("ifname", name)) => tap.name = name.to_owned(),
+            Some(("queues", count)) => tap.queues = count.parse().unwrap_or(1),
+            Some(("script" | "downscript", _)) => {}
+            _ => kept.push(part),
+        }
+    }
+    taps.push(tap);
+    kept.join(",")
+}
+
+/// What PVE's Q35 machines have on board.
+const Q35: [&str; 18] = [
+    "ich9-usb-ehci1,id=ehci,multifunction=on,bus=pcie.0,addr=1d.7",
+    "ich9-usb-uhci1,id=uhci-1,multifunction=on,bus=pcie.0,addr=1d.0,masterbus=ehci.0,firstport=0",
+    "ich9-usb-uhci2,id=uhci-2,multifunction=on,bus=pcie.0,addr=1d.1,masterbus=ehci.0,firstport=2",
+    "ich9-usb-uhci3,id=uhci-3,multifunction=on,bus=pcie.0,addr=1d.2,masterbus=ehci.0,firstport=4",
+    "ich9-usb-ehci2,id=ehci-2,multifunction=on,bus=pcie.0,addr=1a.7",
+    "ich9-usb-uhci4,id=uhci-4,multifunction=on,bus=pcie.0,addr=1a.0,masterbus=ehci-2.0,firstport=0",
+    "ich9-usb-uhci5,id=uhci-5,multifunction=on,bus=pcie.0,addr=1a.1,masterbus=ehci-2.0,firstport=2",
+    "ich9-usb-uhci6,id=uhci-6,multifunction=on,bus=pcie.0,addr=1a.2,masterbus=ehci-2.0,firstport=4",
+    "ich9-intel-hda,id=audio0,bus=pcie.0,addr=1b.0",
+    "pcie-root-port,id=ich9-pcie-port-1,x-speed=16,x-width=32,multifunction=on,bus=pcie.0,addr=1c.0,port=1,chassis=1",
+    "pcie-root-port,id=ich9-pcie-port-2,x-speed=16,x-width=32,multifunction=on,bus=pcie.0,addr=1c.1,port=2,chassis=2",
+    "pcie-root-port,id=ich9-pcie-port-3,x-speed=16,x-width=32,multifunction=on,bus=pcie.0,addr=1c.2,port=3,chassis=3",
+    "pcie-root-port,id=ich9-pcie-port-4,x-speed=16,x-width=32,multifunction=on,bus=pcie.0,addr=1c.3,port=4,chassis=4",
+    "i82801b11-bridge,id=pcidmi,bus=pcie.0,addr=1e.0",
+    "pci-bridge,id=pci.0,bus=pcidmi,addr=1.0,chassis_nr=1",
+    "pci-bridge,id=pci.1,bus=pcidmi,addr=2.0,chassis_nr=2",
+    "pci-bridge,id=pci.2,bus=pcidmi,addr=3.0,chassis_nr=3",
+    "pci-bridge,id=pci.3,bus=pcidmi,addr=4.0,chassis_nr=4",
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn local(words: &[&str]) -> Local {
+        let facts = json!({"qemu_version": "7.2.22 (Debian)", "io_uring": false});
+        let host = Host::with_overrides(facts.as_object().unwrap().clone());
+        let plan = Plan { command: words.iter().map(|word| (*word).to_owned()).collect(), warnings: Vec::new() };
+        localise(&plan, &host, host.qemu_version().unwrap(), "/run/x-event.qmp").unwrap()
+    }
+
+    #[test]
+    fn what_only_proxmox_has_goes() {
+        let command =
+            local(&["/usr/bin/kvm", "-id", "100", "-no-shutdown", "-machine", "accel=tcg,type=pc+pve0"]).command;
+        assert_eq!(command, ["/usr/bin/qemu-system-x86_64", "-machine", "accel=tcg,type=pc"]);
+    }
+
+    #[test]
+    fn taps_are_given_by_descriptor() {
+        let option = "type=tap,id=net0,ifname=tap100i0,script=/a,downscript=/b,vhost=on,queues=2";
+        let mut local = local(&["-netdev", option, "-netdev", "type=user,id=net1,hostname=x"]);
+        let tap = local.taps[0].clone();
+        assert_eq!((tap.name.as_str(), tap.queues, local.taps.len()), ("tap100i0", 2, 1));
+        local.set_descriptors(&tap, &[5, 6]);
+        assert_eq!(local.command[1], "type=tap,id=net0,vhost=on,fds=5:6");
+    }
+
+    #[test]
+    fn io_uring_is_replaced_where_it_is_refused() {
+        let command = local(&["-drive", "file=/a,aio=io_uring", "-blockdev", r#"{"aio":"io_uring"}"#]).command;
+        assert_eq!(command, ["-drive", "file=/a,aio=threads", "-blockdev", r#"{"aio":"threads"}"#]);
+    }
+}

@@ -1,0 +1,103 @@
+//! A network device: `net0: virtio=BC:24:11:00:00:01,bridge=vmbr0`.
+
+use super::Properties;
+use crate::Result;
+use std::fmt;
+
+const FORMAT: &str = "~pve-qm-net";
+
+/// One virtual network card.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NetDevice {
+    options: Properties,
+}
+
+impl NetDevice {
+    /// Reads the option `name` (`net0`, …).
+    pub fn parse(name: &str, text: &str) -> Result<Self> {
+        Ok(NetDevice { options: Properties::parse(FORMAT, name, text)? })
+    }
+
+    /// The card's model, `virtio` among them.
+    pub fn model(&self) -> String {
+        self.options.text("model").unwrap_or_else(|| "virtio".into())
+    }
+
+    /// The hardware address, upper case, when the configuration has one.
+    pub fn mac(&self) -> Option<String> {
+        self.options.text("macaddr")
+    }
+
+    /// Gives the card an address.
+    pub fn set_mac(&mut self, mac: String) {
+        self.options.set("macaddr", mac);
+    }
+
+    /// The bridge it is plugged into; without one the card has user-mode networking.
+    pub fn bridge(&self) -> Option<String> {
+        self.options.text("bridge")
+    }
+
+    /// Number of queues.
+    pub fn queues(&self) -> Option<u64> {
+        self.options.number("queues").filter(|queues| *queues > 0)
+    }
+
+    /// The MTU that the guest is told.
+    pub fn mtu(&self) -> Option<u64> {
+        self.options.number("mtu")
+    }
+
+    /// Whether the cable is pulled.
+    pub fn is_link_down(&self) -> bool {
+        self.options.is_on("link_down")
+    }
+
+    /// Offload of tunnelled packets, when it is configured.
+    pub fn host_tunnel(&self) -> Option<bool> {
+        self.options.flag("host-tunnel")
+    }
+
+    /// Keys that need more than a plain bridge.
+    pub fn option(&self, key: &str) -> Option<String> {
+        self.options.text(key)
+    }
+}
+
+impl fmt::Display for NetDevice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.options.print(FORMAT))
+    }
+}
+
+/// A random unicast address with a prefix such as `BC:24:11`. (PVE: pve-common PVE/Tools.pm, random_ether_addr)
+pub fn random_mac(prefix: Option<&str>) -> String {
+    let mut bytes = [0; 6];
+    openssl::rand::rand_bytes(&mut bytes).expect("the system's random source is always there");
+    let mut octets: Vec<String> = bytes.iter().map(|byte| format!("{byte:02X}")).collect();
+    for (octet, given) in octets.iter_mut().zip(prefix.unwrap_or("BC:24:11").split(':')) {
+        *octet = format!("{given:0>2}").to_ascii_uppercase();
+    }
+    octets.join(":")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_model_stands_before_its_address() {
+        let net = NetDevice::parse("net0", "model=virtio,macaddr=BC:24:11:00:00:01,bridge=vmbr0,firewall=1").unwrap();
+        assert_eq!(net.to_string(), "virtio=BC:24:11:00:00:01,bridge=vmbr0,firewall=1");
+        assert_eq!(NetDevice::parse("net0", &net.to_string()).unwrap(), net);
+        assert_eq!(NetDevice::parse("net0", "e1000,bridge=b").unwrap().model(), "e1000");
+    }
+
+    #[test]
+    fn random_addresses_keep_the_prefix() {
+        let mac = random_mac(None);
+        assert!(mac.starts_with("BC:24:11:") && mac.len() == 17, "{mac}");
+        assert!(random_mac(Some("2:a:B")).starts_with("02:0A:0B:"));
+        assert_ne!(random_mac(None), random_mac(None));
+    }
+}
