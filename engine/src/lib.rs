@@ -9,6 +9,7 @@
 pub mod access;
 pub mod call;
 pub mod clock;
+pub mod cluster;
 pub mod command;
 pub mod config;
 pub mod context;

@@ -96,7 +96,9 @@ pub fn remove(ctx: &Context, kind: GuestKind, vmid: Vmid) -> Result<()> {
     std::fs::remove_file(&path).map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound => missing(ctx, kind, vmid),
         _ => Error::from(error).context(path.display()),
-    })
+    })?;
+    // The number is free again at once, also if it was given out a moment ago.
+    crate::cluster::nextid::release(ctx, vmid)
 }
 
 /// Fails while the guest is marked as locked (backup, migration, …). (PVE: pve-guest-common PVE/AbstractConfig.pm)

@@ -1,5 +1,243 @@
-//! The node's state in memory, fed by events; only the privileged daemon has one.
+//! The node's state in memory: guests, storages, load. Only the privileged daemon keeps one; tools look once.
+//!
+//! ```text
+//! files ──inotify──┐
+//! pid files ───────┼──> table of guests ──> lists, /cluster/resources
+//! pidfds ──────────┘        ^
+//! every ten seconds: what running guests and the node use
+//! ```
+//! A reader takes over what has happened before it reads, so a list is never older than the files. The thread exists for
+//! what nobody reads: it notices ends, measures load, and keeps the kernel's queue short. Nothing here writes a file or
+//! waits for a guest or a storage.
 
-/// Guests, storages and node as last seen.
-#[derive(Debug, Default)]
-pub struct Live {}
+pub mod counters;
+mod facts;
+pub mod node;
+mod running;
+mod state;
+mod watch;
+
+pub use facts::GuestFacts;
+pub use running::{Running, ticks_per_second};
+
+use crate::config::guest::GuestKind;
+use crate::{Context, Result, Vmid, access, error::ResultExt};
+use node::{CpuLoad, CpuMeter};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use state::Table;
+use std::fmt;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use watch::Watch;
+
+/// How often load is measured.
+const MEASURE: Duration = Duration::from_secs(10);
+
+/// Something about a guest's file that an administrator should know.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Problem {
+    /// When the file was written.
+    pub time: i64,
+    /// What is wrong.
+    pub text: String,
+}
+
+/// A guest of this node in a list.
+#[derive(Debug, Clone)]
+pub struct GuestRow {
+    /// Its number.
+    pub vmid: Vmid,
+    /// VM or container.
+    pub kind: GuestKind,
+    /// What its configuration says.
+    pub facts: Arc<GuestFacts>,
+    /// What it uses, if it runs.
+    pub running: Option<Running>,
+}
+
+impl GuestRow {
+    /// Whether the context's caller may see it.
+    pub fn is_visible_to(&self, ctx: &Context) -> bool {
+        ctx.caller.is_root() || access::has(ctx, &format!("/vms/{}", self.vmid), &["VM.Audit"])
+    }
+
+    /// `running` or `stopped`.
+    pub fn status(&self) -> &'static str {
+        if self.running.is_some() { "running" } else { "stopped" }
+    }
+
+    /// Its name; a made-up one when none is configured. (PVE: vmstatus of VMs and of containers)
+    pub fn name(&self) -> String {
+        self.facts.name.clone().unwrap_or_else(|| match self.kind {
+            GuestKind::Qemu => format!("VM {}", self.vmid),
+            GuestKind::Lxc => format!("CT{}", self.vmid),
+        })
+    }
+
+    /// Processors that it can use: never more than the node has, unless it was given them by name.
+    pub fn cpus(&self) -> f64 {
+        let host = node::cpu_count() as f64;
+        if self.facts.cpus > 0.0 { self.facts.cpus.min(host) } else { host }
+    }
+}
+
+/// Guests, storages and node as last seen; ends its thread when dropped.
+pub struct Live {
+    shared: Arc<Shared>,
+    stop: Arc<OwnedFd>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// What readers and the thread have in common.
+struct Shared {
+    ctx: Context,
+    guests: Mutex<(Table, Watch)>,
+    cpu: Mutex<CpuMeter>,
+}
+
+impl fmt::Debug for Live {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Live").finish_non_exhaustive()
+    }
+}
+
+/// Begins to follow the node's state. Called once by the privileged daemon.
+///
+/// # Errors
+/// When the configuration directories cannot be watched.
+pub fn start(ctx: &Context) -> Result<Arc<Live>> {
+    let ctx = Context { live: None, caller: crate::Caller::root(), ..ctx.clone() };
+    // The watch comes first: what changes during the scan is seen twice, not never.
+    let watch = Watch::new(&ctx)?;
+    let table = Table::scan(&ctx)?;
+    table.problems().iter().for_each(report);
+    let shared = Arc::new(Shared { guests: Mutex::new((table, watch)), cpu: Mutex::default(), ctx });
+    shared.cpu_load();
+    let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
+    let thread = std::thread::Builder::new()
+        .name("live".into())
+        .stack_size(256 * 1024)
+        .spawn({
+            let (shared, stop) = (shared.clone(), stop.clone());
+            move || follow(&shared, &stop)
+        })
+        .context(|| "unable to start a thread")?;
+    Ok(Arc::new(Live { shared, stop, thread: Some(thread) }))
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        // Writing to an event counter that nobody has filled cannot block or fail.
+        let _ = rustix::io::write(&self.stop, &1u64.to_ne_bytes());
+        if let Some(thread) = self.thread.take() {
+            // It ends without a result.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Shared {
+    fn lock_guests(&self) -> MutexGuard<'_, (Table, Watch)> {
+        self.guests.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes over what has happened.
+    fn follow(&self) -> Result<MutexGuard<'_, (Table, Watch)>> {
+        let mut guests = self.lock_guests();
+        let (table, watch) = &mut *guests;
+        table.follow(&self.ctx, watch)?.iter().for_each(report);
+        Ok(guests)
+    }
+
+    fn cpu_load(&self) -> CpuLoad {
+        self.cpu.lock().unwrap_or_else(PoisonError::into_inner).load()
+    }
+}
+
+/// Into the journal of the service.
+fn report(problem: &Problem) {
+    eprintln!("{}", problem.text);
+}
+
+/// The thread: sleeps until a file changes, a guest ends, or it is time to measure.
+fn follow(shared: &Shared, stop: &OwnedFd) {
+    let mut measure_at = Instant::now() + MEASURE;
+    loop {
+        let wait = measure_at.saturating_duration_since(Instant::now());
+        if !wait_for_events(shared, stop, wait) {
+            return;
+        }
+        match shared.follow() {
+            Ok(mut guests) if Instant::now() >= measure_at => guests.0.measure(&shared.ctx),
+            Ok(_) => {}
+            Err(error) => {
+                eprintln!("unable to follow the node's state: {error}");
+                // Not as fast as the failure repeats.
+                if !wait_for(&[stop.as_fd()], MEASURE) {
+                    continue;
+                }
+                return;
+            }
+        }
+        if Instant::now() >= measure_at {
+            shared.cpu_load();
+            measure_at = Instant::now() + MEASURE;
+        }
+    }
+}
+
+/// Waits; `false` when it is time to end.
+fn wait_for_events(shared: &Shared, stop: &OwnedFd, wait: Duration) -> bool {
+    let (pidfds, changes) = {
+        let guests = shared.lock_guests();
+        let Ok(changes) = guests.1.as_fd().try_clone_to_owned() else { return true };
+        (guests.0.pidfds(), changes)
+    };
+    let mut fds = vec![stop.as_fd(), changes.as_fd()];
+    fds.extend(pidfds.iter().map(AsFd::as_fd));
+    wait_for(&fds, wait);
+    !wait_for(&[stop.as_fd()], Duration::ZERO)
+}
+
+/// Whether one of the descriptors became readable in time.
+fn wait_for(fds: &[std::os::fd::BorrowedFd<'_>], wait: Duration) -> bool {
+    let mut fds: Vec<PollFd> = fds.iter().map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN)).collect();
+    let wait = Timespec { tv_sec: wait.as_secs().cast_signed(), tv_nsec: i64::from(wait.subsec_nanos()) };
+    poll(&mut fds, Some(&wait)).is_ok_and(|ready| ready > 0)
+}
+
+/// The guests of this node by number: from memory in the daemon, by one look elsewhere.
+pub fn guests(ctx: &Context) -> Result<Vec<GuestRow>> {
+    match &ctx.live {
+        Some(live) => Ok(live.shared.follow()?.0.rows()),
+        None => Ok(Table::scan(ctx)?.rows()),
+    }
+}
+
+/// Configuration files that cannot be read, or not in full.
+pub fn problems(ctx: &Context) -> Result<Vec<Problem>> {
+    match &ctx.live {
+        Some(live) => Ok(live.shared.follow()?.0.problems()),
+        None => Ok(Table::scan(ctx)?.problems()),
+    }
+}
+
+/// The load of the node's processors; 0 where nobody has measured.
+pub fn cpu_load(ctx: &Context) -> CpuLoad {
+    ctx.live.as_ref().map_or_else(CpuLoad::default, |live| live.shared.cpu_load())
+}
+
+/// Other nodes that `/etc/pve` knows.
+pub fn other_nodes(ctx: &Context) -> Vec<String> {
+    let entries = std::fs::read_dir(ctx.root.etc_pve("nodes"));
+    let mut names: Vec<String> =
+        entries.into_iter().flatten().filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
+    names.retain(|name| *name != ctx.node);
+    names.sort_unstable();
+    names
+}
+
+#[cfg(test)]
+mod tests;

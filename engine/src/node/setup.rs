@@ -138,6 +138,7 @@ fn link(path: &Path, target: &Path) -> Result<()> {
 }
 
 fn lay_out_system(ctx: &Context) -> Result<()> {
+    link(&ctx.root.path("/var/run"), Path::new("../run"))?;
     let interfaces = ctx.root.path("/etc/network/interfaces");
     if !interfaces.exists() {
         file::replace(&interfaces, b"auto lo\niface lo inet loopback\n\n", 0o644)?;
@@ -170,7 +171,7 @@ mod tests {
         assert_eq!(mode_of(&ctx.root.etc_pve("priv")), 0o700);
         assert_eq!(mode_of(&ctx.root.path("/var/tmp")), 0o1777);
         assert_eq!(fs::read_link(ctx.root.etc_pve("qemu-server")).unwrap(), Path::new("nodes/pve1/qemu-server"));
-        assert!(ctx.root.etc_pve("local/priv").is_dir());
+        assert!(ctx.root.etc_pve("local/priv").is_dir() && ctx.root.path("/var/run/qemu-server").is_dir());
         fs::write(ctx.root.path("/etc/network/interfaces"), "mine\n").unwrap();
         fs::set_permissions(ctx.root.etc_pve("priv"), fs::Permissions::from_mode(0o711)).unwrap();
         ensure(&ctx).unwrap();

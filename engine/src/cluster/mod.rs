@@ -1,0 +1,11 @@
+//! What concerns all nodes: options, numbers for new guests, the overview of all resources.
+
+mod backup_info;
+pub mod handlers;
+mod log;
+pub mod nextid;
+pub mod options;
+mod resources;
+pub mod status;
+
+pub use resources::{plain_number, traffic};
