@@ -115,8 +115,3 @@ pub fn remove_storage(ctx: &Context, storage: &str) -> Result<()> {
         Ok(())
     })
 }
-
-/// The pool that a guest is in.
-pub fn vm_pool(_ctx: &Context, _vmid: crate::Vmid) -> Option<String> {
-    None
-}

@@ -221,9 +221,8 @@ mod tests {
 
     /// Enters tasks of other, ended processes: `(kind, id, user, status)`, the start time counts up from 1000.
     fn history(ctx: &Context, tasks: &[(&str, &str, &str, &str)]) -> Vec<Upid> {
-        let mut start_time = 1000;
         let mut upids = Vec::new();
-        for (kind, id, user, status) in tasks {
+        for (start_time, (kind, id, user, status)) in (1000..).zip(tasks) {
             let text = format!("UPID:pve1:003FFFFF:00000001:{start_time:08X}:{kind}:{id}:{user}:");
             let upid: Upid = text.parse().unwrap();
             // The journal looks at the log of a process that has ended.
@@ -232,7 +231,6 @@ mod tests {
             let last = if *status == "OK" { "TASK OK".into() } else { format!("TASK ERROR: {status}") };
             std::fs::write(path, format!("line\n{last}\n")).unwrap();
             journal::begin(ctx, &upid).unwrap();
-            start_time += 1;
             upids.push(upid);
         }
         upids
