@@ -23,7 +23,7 @@ mod verify;
 mod tests;
 
 pub use dump::{compare, dump};
-pub use method::{Method, UnknownVerb, Verb, method, methods, shared_doc};
+pub use method::{Method, UnknownVerb, Verb, method, methods};
 pub use permission::{Check, GroupsParam, Permission, UseridParam};
 pub use route::{Child, Route, RouteError, children, find, resolve};
 pub use schema::{AdditionalProperties, IndexRange, Kind, Link, Schema, lookup};

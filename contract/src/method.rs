@@ -121,10 +121,12 @@ impl Method {
         schema::lookup(&self.parameters, name)
     }
 
-    /// Our own sentence about a parameter: its own, or the one that all parameters of this name share.
+    /// Our own sentence about a parameter: its own, that of a few paths with the same meaning, or that of its name.
     pub fn parameter_doc(&self, name: &str) -> Option<&str> {
         let own = self.parameters.get(name).or_else(|| self.parameter(name));
-        own.and_then(|schema| schema.doc.as_deref()).or_else(|| shared_doc(name))
+        let stem = name.trim_end_matches(|c: char| c.is_ascii_digit());
+        let key = if self.parameters.contains_key(name) { name.to_owned() } else { format!("{stem}[n]") };
+        own.and_then(|schema| schema.doc.as_deref()).or_else(|| docs().find(self.template, &key))
     }
 
     /// The member of an index row that holds the child's path component.
@@ -134,15 +136,34 @@ impl Method {
     }
 }
 
-/// Our own sentence about a parameter name, whatever the method.
-pub fn shared_doc(name: &str) -> Option<&'static str> {
-    #[derive(Deserialize)]
-    struct Docs {
-        parameters: BTreeMap<String, String>,
+/// Our own sentences about parameters.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Docs {
+    /// By name, where it means the same everywhere.
+    parameters: BTreeMap<String, String>,
+    scopes: Vec<Scope>,
+}
+
+/// Sentences that hold for a few paths.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Scope {
+    paths: Vec<String>,
+    parameters: BTreeMap<String, String>,
+}
+
+impl Docs {
+    fn find(&self, template: &str, name: &str) -> Option<&str> {
+        let here = self.scopes.iter().filter(|scope| scope.paths.iter().any(|path| path == template));
+        let scoped = here.filter_map(|scope| scope.parameters.get(name)).next();
+        scoped.or_else(|| self.parameters.get(name)).map(String::as_str)
     }
+}
+
+fn docs() -> &'static Docs {
     static DOCS: OnceLock<Docs> = OnceLock::new();
-    let docs = DOCS.get_or_init(|| table::record(&table::SINGLE, "docs").expect("the table is packed by build.rs"));
-    docs.parameters.get(name).map(String::as_str)
+    DOCS.get_or_init(|| table::record(&table::SINGLE, "docs").expect("the table is packed by build.rs"))
 }
 
 /// All methods in the order of their paths; nothing is decoded.
@@ -198,6 +219,21 @@ mod tests {
         }
         assert!(method(Verb::Put, "/version").is_none());
         assert!(method(Verb::Get, "/nodes/{other}").is_none());
+    }
+
+    #[test]
+    fn sentences_are_found_by_path_and_name() {
+        let create = method(Verb::Post, "/nodes/{node}/qemu").expect("listed");
+        assert_eq!(create.parameter_doc("name"), Some("Name of the virtual machine."));
+        assert_eq!(create.parameter_doc("net3"), create.parameter_doc("net[n]"));
+        assert!(create.doc.is_some() && create.parameter_doc("net3").is_some());
+        let alias = method(Verb::Post, "/cluster/firewall/aliases").expect("listed");
+        assert_eq!(alias.parameter_doc("name"), None, "the name means something else there");
+        for scope in &docs().scopes {
+            for path in &scope.paths {
+                assert!(methods().any(|(_, template)| template == path), "{path} is no path");
+            }
+        }
     }
 
     #[test]
