@@ -1,6 +1,8 @@
 //! The unmodified proxmoxer against a node: a VM that speaks on its serial console, a container that runs commands, an
 //! upload, and error texts in exceptions; once with a password and once with a token.
 
+#![allow(clippy::unwrap_used, reason = "a panic is a test's report")]
+
 use compat_tests::{Node, guest, python, skip, wait_for};
 use serde_json::{Value, json};
 use std::io::{Read, Write};

@@ -1,5 +1,7 @@
 //! The OpenAPI document that the node serves is valid and complete.
 
+#![allow(clippy::unwrap_used, reason = "a panic is a test's report")]
+
 use compat_tests::{Node, python, skip};
 
 #[test]
