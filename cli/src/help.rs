@@ -117,10 +117,7 @@ fn commands(name: &str, tool: &'static Tool, group: &str) -> String {
 fn full(name: &str, words: &str, command: &'static Command) -> String {
     let Ok(definition) = definition(command) else { return String::new() };
     let method = command.method();
-    let doc_of = |parameter: &str| {
-        let own = method.and_then(|method| method.parameter_doc(parameter));
-        own.or_else(|| contract::shared_doc(parameter)).map(str::to_owned)
-    };
+    let doc_of = |parameter: &str| method.and_then(|method| method.parameter_doc(parameter)).map(str::to_owned);
     let doc = command.doc.as_deref().or_else(|| method.and_then(|method| method.doc.as_deref()));
     usage::description(&usage::prefix(name, words), &definition, doc, &doc_of)
 }

@@ -2,6 +2,7 @@
 //! (pve-common PVE/RESTHandler.pm `getopt_usage`). Sentences about options are the contract's own.
 
 use crate::arguments::Definition;
+use crate::mapping::Mapping;
 use contract::command::MAIN;
 use contract::{Kind, Schema};
 use std::fmt::Write;
@@ -38,7 +39,7 @@ fn positional(definition: &Definition, name: &str) -> Option<String> {
     })
 }
 
-/// Everything that can be given as an option, in order; indexed options stand once.
+/// Everything that is shown as an option, in order: indexed options stand once, secrets that are asked for anyway do not.
 fn options(definition: &Definition) -> Vec<(&str, &Schema)> {
     let own = crate::output::options();
     let is_switch = |name: &str| own.contains_key(name) && definition.extras.contains_key("output-format");
@@ -50,6 +51,7 @@ fn options(definition: &Definition) -> Vec<(&str, &Schema)> {
         .map(|(name, schema)| (name.as_str(), schema))
         .filter(|(name, _)| !definition.args.iter().any(|arg| arg == name))
         .filter(|(name, _)| !definition.fixed.contains_key(*name) && !is_switch(name))
+        .filter(|(name, schema)| schema.optional || !definition.mapping.get(*name).is_some_and(Mapping::is_asked))
         .collect()
 }
 
@@ -169,6 +171,7 @@ mod tests {
             ("qm", "list", "qm list  [OPTIONS]\n"),
             ("qm", "monitor", "qm monitor <vmid>\n"),
             ("qm", "unlink", "qm unlink <vmid> --idlist <string> [OPTIONS]\n"),
+            ("qm", "guest passwd", "qm guest passwd <vmid> <username> [OPTIONS]\n"),
             ("pct", "exec", "pct exec <vmid> [<extra-args>] [OPTIONS]\n"),
             ("vzdump", "(main)", "vzdump {<vmid>} [OPTIONS]\n"),
             ("pveum", "acl list", "pveum acl list  [FORMAT_OPTIONS]\n"),
