@@ -74,6 +74,17 @@ pub fn dispatch(ctx: &Context, caller: Option<&str>, request: Request) -> Result
     call(ctx, route.method, params)
 }
 
+/// Takes a request through all checks that come before its parameters: route, token, permission, node. For a front that
+/// wants to know whether a request would be taken before it receives its data.
+pub fn authorize(ctx: &Context, caller: Option<&str>, request: Request) -> Result<&'static Method> {
+    let route = contract::find(request.verb, &request.path).map_err(|error| route_error(&request, &error))?;
+    let params = merge_path_params(request.params, route.path_params)?;
+    let ctx = &ctx.with_caller(crate::Caller::verified(caller.unwrap_or_default()));
+    access::check_method(ctx, caller, route.method, &params)?;
+    check_node(ctx, route.method, &params)?;
+    Ok(route.method)
+}
+
 /// Runs a method for a tool or a worker: parameters are verified, permissions are not asked. (PVE: CLIHandler.pm)
 pub fn run(ctx: &Context, verb: Verb, template: &str, params: Map<String, Value>) -> Result<Reply> {
     let method = contract::method(verb, template)

@@ -1,6 +1,7 @@
 //! The node itself: how it is laid out, what it says of itself, its small settings.
 
 mod guests;
+pub mod certificate;
 pub mod handlers;
 mod index;
 pub mod overview;

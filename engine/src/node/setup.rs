@@ -94,7 +94,8 @@ fn directory(path: &Path, access: Access, group: Option<Gid>) -> Result<()> {
     }
     let mode = match access {
         All => 0o755,
-        Front if group.is_some() => 0o750,
+        // New files inside belong to the group as well, as in the original's cluster file system.
+        Front if group.is_some() => 0o2750,
         Front => 0o755,
         Root => 0o700,
     };
