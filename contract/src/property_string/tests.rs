@@ -39,7 +39,8 @@ fn values_have_types() {
     let values = parse("~pve-qm-net", "virtio=02:00:00:00:00:01,bridge=vmbr0,firewall=on,mtu=1500,rate=1.5").unwrap();
     assert_eq!(
         Value::Object(values),
-        json!({"model": "virtio", "macaddr": "02:00:00:00:00:01", "bridge": "vmbr0", "firewall": true, "mtu": 1500, "rate": 1.5})
+        json!({"model": "virtio", "macaddr": "02:00:00:00:00:01", "bridge": "vmbr0",
+            "firewall": true, "mtu": 1500, "rate": 1.5})
     );
 }
 
