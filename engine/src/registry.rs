@@ -4,7 +4,7 @@
 //! handler. A method without a handler passes all of them and then answers 501.
 
 use crate::call::Handler;
-use crate::{Call, Context, Error, Reply, Request, Result, access, cluster, node, task};
+use crate::{Call, Context, Error, Reply, Request, Result, access, cluster, node, storage, task};
 use contract::{Method, RouteError, Verb};
 use serde_json::{Map, Value};
 use std::collections::HashMap;
@@ -49,6 +49,7 @@ const AREAS: &[&[Binding]] = &[
     cluster::handlers::METHODS,
     task::handlers::METHODS,
     access::handlers::METHODS,
+    storage::handlers::METHODS,
 ];
 
 /// All bindings, area by area.
