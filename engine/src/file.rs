@@ -6,6 +6,7 @@ use rustix::fs::{FlockOperation, Mode, OFlags};
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 /// The text of a file; an absent file is an empty one.
@@ -35,7 +36,8 @@ pub fn assert_digest(current: &str, seen: Option<&str>) -> Result<()> {
 
 /// Replaces a file in one step; readers see the old or the new text, also after a power cut.
 ///
-/// `mode` holds for a new file; an existing one keeps its owner and mode.
+/// `mode` holds for a new file, which also gets its directory's group: below `/etc/pve` that is the front server's. An
+/// existing file keeps its owner and mode.
 pub fn replace(path: &Path, text: &[u8], mode: u32) -> Result<()> {
     let place = || format!("unable to write '{}'", path.display());
     let directory = path.parent().unwrap_or(Path::new("/"));
@@ -50,7 +52,12 @@ pub fn replace(path: &Path, text: &[u8], mode: u32) -> Result<()> {
         let mut file = File::from(fd);
         match fs::metadata(path) {
             Ok(old) => copy_owner_and_mode(&file, &old)?,
-            Err(_) => rustix::fs::fchmod(&file, Mode::from_raw_mode(mode))?,
+            Err(_) => {
+                let group = rustix::fs::Gid::from_raw(fs::metadata(directory)?.gid());
+                // Only root may give a file to any group; others keep their own.
+                let _ = rustix::fs::fchown(&file, None, Some(group));
+                rustix::fs::fchmod(&file, Mode::from_raw_mode(mode))?;
+            }
         }
         file.write_all(text)?;
         file.sync_all()?;
@@ -61,7 +68,6 @@ pub fn replace(path: &Path, text: &[u8], mode: u32) -> Result<()> {
 }
 
 fn copy_owner_and_mode(file: &File, old: &fs::Metadata) -> std::io::Result<()> {
-    use std::os::unix::fs::MetadataExt;
     let owner = rustix::fs::Uid::from_raw(old.uid());
     let group = rustix::fs::Gid::from_raw(old.gid());
     rustix::fs::fchown(file, Some(owner), Some(group))?;
