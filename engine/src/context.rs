@@ -17,6 +17,8 @@ pub struct Context {
     pub node: String,
     /// Who asks.
     pub caller: Caller,
+    /// The address of the client, when one came over the network; for the log only.
+    pub client: Option<String>,
     /// How tasks are run.
     pub mode: Mode,
     /// State in memory; only the privileged daemon has one.
@@ -35,6 +37,7 @@ impl Context {
             clock: Clock::System,
             node,
             caller: Caller::root(),
+            client: None,
             mode: Mode::Foreground,
             live: None,
         })
@@ -114,6 +117,7 @@ impl Context {
             clock: Clock::System,
             node: "pve1".into(),
             caller: Caller::root(),
+            client: None,
             mode: Mode::Foreground,
             live: None,
         }
