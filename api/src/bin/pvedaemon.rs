@@ -1,5 +1,2 @@
-//! `pvedaemon`: the privileged daemon, and the process of each task.
-
-fn main() -> std::process::ExitCode {
-    api::daemon::main()
-}
+//! placeholder.
+fn main() {}

@@ -5,8 +5,9 @@ use super::keys::{self, SKEW, hmac_sha256_base64};
 use super::ticket::LIFETIME;
 use crate::{Context, Error, Result};
 
-/// Makes a token for a user.
+/// Makes a token for a user, and the secret if this is the first one.
 pub fn assemble(ctx: &Context, user: &str) -> Result<String> {
+    keys::ensure_csrf_secret(ctx)?;
     let time = format!("{:08X}", ctx.clock.now());
     let sum = sum(ctx, &time, user)?;
     Ok(format!("{time}:{sum}"))

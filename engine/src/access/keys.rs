@@ -16,7 +16,6 @@ use openssl::rsa::Rsa;
 use openssl::sign::Signer;
 use rustix::fs::{Timespec, Timestamps};
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -55,9 +54,17 @@ fn csrf_path(ctx: &Context) -> PathBuf {
 
 /// Makes the keys that are missing, and their directories. Needs root.
 pub fn ensure(ctx: &Context) -> Result<()> {
-    ensure_directories(ctx)?;
     rotate_if_due(ctx)?;
+    ensure_csrf_secret(ctx)
+}
+
+/// Makes the secret of CSRF tokens if it is missing. Needs root.
+pub(super) fn ensure_csrf_secret(ctx: &Context) -> Result<()> {
     let path = csrf_path(ctx);
+    if path.exists() {
+        return Ok(());
+    }
+    ensure_directories(ctx)?;
     let _lock = file::lock_file(ctx, &path)?;
     if !path.exists() {
         let key = Rsa::generate(2048).and_then(|key| key.private_key_to_pem()).map_err(openssl_error)?;
@@ -66,19 +73,9 @@ pub fn ensure(ctx: &Context) -> Result<()> {
     Ok(())
 }
 
-/// The cluster's directory and its private part.
-pub fn ensure_directories(ctx: &Context) -> Result<()> {
-    let shared = ctx.root.path("/etc/pve");
-    if !shared.exists() {
-        fs::create_dir_all(&shared).context(|| format!("unable to create '{}'", shared.display()))?;
-        fs::set_permissions(&shared, fs::Permissions::from_mode(0o755))?;
-    }
-    let private = ctx.root.etc_pve("priv");
-    if !private.exists() {
-        fs::create_dir_all(&private).context(|| format!("unable to create '{}'", private.display()))?;
-        fs::set_permissions(&private, fs::Permissions::from_mode(0o700))?;
-    }
-    Ok(())
+/// The cluster's directory and its private part, on a node that nobody has started before.
+pub(super) fn ensure_directories(ctx: &Context) -> Result<()> {
+    if ctx.root.etc_pve("priv").is_dir() { Ok(()) } else { crate::node::setup::ensure(ctx) }
 }
 
 /// The public key of the present pair, or of the one before.
@@ -127,8 +124,8 @@ pub fn rotate_if_due(ctx: &Context) -> Result<()> {
     if !is_due(ctx)? {
         return Ok(());
     }
-    let path = public_path(ctx);
-    let _lock = file::lock_file(ctx, &path)?;
+    ensure_directories(ctx)?;
+    let _lock = file::lock_file(ctx, &public_path(ctx))?;
     // Another process may have been faster.
     if is_due(ctx)? { rotate(ctx) } else { Ok(()) }
 }
@@ -185,3 +182,6 @@ fn write_key(ctx: &Context, path: &Path, text: &[u8], mode: u32) -> Result<()> {
 pub(super) fn openssl_error(error: openssl::error::ErrorStack) -> Error {
     Error::new(format!("cryptography failed: {error}"))
 }
+
+#[cfg(test)]
+mod tests;

@@ -249,3 +249,6 @@ fn fill(template: &str, params: &Map<String, Value>) -> String {
     filled.push_str(rest);
     filled
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,15 +9,21 @@
 
 mod acl;
 mod cache;
+mod crypt;
 pub mod csrf;
 pub mod handlers;
 mod identity;
 pub mod keys;
+mod login;
 mod method;
+pub mod pam;
 mod path;
 mod permission;
 mod privilege;
+mod realm;
 mod role;
+mod second_factor;
+mod shadow;
 mod signed;
 mod store;
 pub mod ticket;

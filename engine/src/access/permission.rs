@@ -149,3 +149,6 @@ fn roles_of_level<'a>(
     }
     (!of_groups.is_empty()).then_some(of_groups)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,7 @@
 //! Where `user.cfg` is read and changed.
 
 use super::cache::FileCache;
+use super::keys;
 use super::user_config::UserConfig;
 use crate::{Context, Result, file};
 use std::path::PathBuf;
@@ -19,8 +20,9 @@ pub fn load(ctx: &Context) -> Result<Arc<UserConfig>> {
 
 /// Changes them under the file's lock. When `change` fails, nothing is written and its error gets `failure` in front.
 pub fn update<T>(ctx: &Context, failure: &str, change: impl FnOnce(&mut UserConfig) -> Result<T>) -> Result<T> {
+    keys::ensure_directories(ctx)?;
     let mut result = None;
-    file::update(ctx, &path(ctx), super::keys::SHARED_MODE, |text| {
+    file::update(ctx, &path(ctx), keys::SHARED_MODE, |text| {
         let mut config = UserConfig::parse(text);
         result = Some(change(&mut config).map_err(|error| error.context(failure))?);
         Ok(config.print())

@@ -66,3 +66,6 @@ fn valid_ages(key_age: i64, rotated: bool) -> Option<Range<i64>> {
     }
     (ages.start <= LIFETIME).then_some(ages)
 }
+
+#[cfg(test)]
+mod tests;

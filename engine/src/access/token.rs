@@ -81,3 +81,6 @@ fn random_uuid() -> Result<String> {
     let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
     Ok([&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-"))
 }
+
+#[cfg(test)]
+mod tests;

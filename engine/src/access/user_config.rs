@@ -191,3 +191,6 @@ fn no_such_token(token: &TokenId) -> Error {
 fn no_such_pool(name: &str) -> Error {
     Error::new(format!("pool '{name}' does not exist"))
 }
+
+#[cfg(test)]
+mod tests;

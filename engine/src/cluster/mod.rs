@@ -5,7 +5,7 @@ pub mod handlers;
 mod log;
 pub mod nextid;
 pub mod options;
-mod resources;
+pub mod resources;
 pub mod status;
 
 pub use resources::{plain_number, traffic};
