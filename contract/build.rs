@@ -9,7 +9,8 @@ use std::{env, fs};
 
 const VERBS: [&str; 4] = ["GET", "POST", "PUT", "DELETE"];
 
-/// Paths below which everything, slashes included, is one parameter (`README` of the interface facts, "Four sub-trees").
+/// Paths below which everything, slashes included, is one parameter (pve-common PVE/RESTHandler.pm,
+/// `fragmentDelimiter`).
 const SWALLOWING: [&str; 4] = [
     "/cluster/firewall/ipset/{name}",
     "/nodes/{node}/qemu/{vmid}/firewall/ipset/{name}",

@@ -205,8 +205,9 @@ mod tests {
     fn expressions_round_trip() {
         for text in [
             r#"{"user":"world"}"#,
+            r#"{"check":["and",["userid-param","Realm.AllocateUser"],["userid-param","self"]]}"#,
             r#"{"check":["perm","/vms/{vmid}",["VM.Audit"]]}"#,
-            r#"{"check":["or",["perm-modify","{path}"],["and",["userid-param","Realm.AllocateUser"],["userid-group",["User.Modify"],{"groups_param":"create"}]]]}"#,
+            r#"{"check":["or",["perm-modify","{path}"],["userid-group",["User.Modify"],{"groups_param":"create"}]]}"#,
             r#"{"check":["perm","/pool/{pool}",["VM.Allocate","Pool.Audit"],{"any":true,"require_param":"pool"}]}"#,
         ] {
             let permission: Permission = serde_json::from_str(text).unwrap();

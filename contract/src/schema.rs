@@ -71,7 +71,8 @@ pub struct Link {
     pub rel: String,
 }
 
-/// The declaration of a value. Every key that the interface uses has its field; what is absent is `None`, empty or false.
+/// The declaration of a value. Every key that the interface uses has its field; what is absent is `None`, empty or
+/// false.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
 pub struct Schema {

@@ -4,7 +4,7 @@
 //! handler. A method without a handler passes all of them and then answers 501.
 
 use crate::call::Handler;
-use crate::{Call, Context, Error, Reply, Request, Result, access, cluster, node, task};
+use crate::{Call, Context, Error, Reply, Request, Result, access, cluster, node, storage, task};
 use contract::{Method, RouteError, Verb};
 use serde_json::{Map, Value};
 use std::collections::HashMap;
@@ -49,6 +49,7 @@ const AREAS: &[&[Binding]] = &[
     cluster::handlers::METHODS,
     task::handlers::METHODS,
     access::handlers::METHODS,
+    storage::handlers::METHODS,
 ];
 
 /// All bindings, area by area.
@@ -72,6 +73,17 @@ pub fn dispatch(ctx: &Context, caller: Option<&str>, request: Request) -> Result
     check_node(ctx, route.method, &params)?;
     let params = contract::verify(route.method, params)?;
     call(ctx, route.method, params)
+}
+
+/// Takes a request through all checks that come before its parameters: route, token, permission, node. For a front that
+/// wants to know whether a request would be taken before it receives its data.
+pub fn authorize(ctx: &Context, caller: Option<&str>, request: Request) -> Result<&'static Method> {
+    let route = contract::find(request.verb, &request.path).map_err(|error| route_error(&request, &error))?;
+    let params = merge_path_params(request.params, route.path_params)?;
+    let ctx = &ctx.with_caller(crate::Caller::verified(caller.unwrap_or_default()));
+    access::check_method(ctx, caller, route.method, &params)?;
+    check_node(ctx, route.method, &params)?;
+    Ok(route.method)
 }
 
 /// Runs a method for a tool or a worker: parameters are verified, permissions are not asked. (PVE: CLIHandler.pm)

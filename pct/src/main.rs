@@ -1,2 +1,5 @@
-//! placeholder.
-fn main() {}
+//! `pct`: containers. Everything it does is in the table of its commands.
+
+fn main() -> std::process::ExitCode {
+    cli::main("pct")
+}

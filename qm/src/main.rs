@@ -1,2 +1,5 @@
-//! placeholder.
-fn main() {}
+//! `qm`: virtual machines. Everything it does is in the table of its commands.
+
+fn main() -> std::process::ExitCode {
+    cli::main("qm")
+}

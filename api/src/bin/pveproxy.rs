@@ -1,2 +1,5 @@
-//! placeholder.
-fn main() {}
+//! `pveproxy`: the front server.
+
+fn main() -> std::process::ExitCode {
+    api::proxy::main()
+}

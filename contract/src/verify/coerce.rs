@@ -5,8 +5,8 @@ use crate::schema::{self, Kind, Schema};
 use serde_json::{Map, Number, Value};
 use std::collections::BTreeMap;
 
-/// Straightens what form data cannot express: repeated keys for a text list are joined with commas, a single text for an
-/// array becomes a list of one. Empty text and `0` are left alone and fail the type check, as they do in the original.
+/// Straightens what form data cannot express: repeated keys for a text list are joined with commas, a single text for
+/// an array becomes a list of one. Empty text and `0` are left alone and fail the type check, as in the original.
 pub(super) fn straighten(properties: &BTreeMap<String, Schema>, params: Map<String, Value>) -> Map<String, Value> {
     params
         .into_iter()

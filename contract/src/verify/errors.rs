@@ -1,4 +1,5 @@
-//! The `errors` map of a refused parameter set (pve-common PVE/JSONSchema.pm `add_error`, PVE/Exception.pm `stringify`).
+//! The `errors` map of a refused parameter set (pve-common PVE/JSONSchema.pm `add_error`,
+//! PVE/Exception.pm `stringify`).
 //! Owns how several errors of one path are joined and how the map is printed.
 
 use std::collections::BTreeMap;

@@ -24,7 +24,8 @@ use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 
 /// Checks the parameters of a call and turns them into typed values: integers and numbers become JSON numbers, booleans
-/// `true` or `false`, lists that arrived as arrays one text, text for an array a list of one; `null` members are dropped.
+/// `true` or `false`, lists that arrived as arrays one text, text for an array a list of one; `null` members are
+/// dropped.
 ///
 /// Numbers keep their value, not their spelling (`1.50` becomes `1.5`); an integer beyond 64 bits stays text.
 pub fn verify(method: &Method, params: Map<String, Value>) -> Result<Map<String, Value>, ParamErrors> {

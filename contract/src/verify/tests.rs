@@ -257,7 +257,8 @@ fn properties_of_another_type_may_be_absent() {
 fn real_methods_take_real_calls() {
     let create = json!({
         "node": "a", "vmid": "100", "memory": "512", "cores": 2, "net0": "virtio,bridge=vmbr0,firewall=1",
-        "scsi0": "local:8", "scsihw": "virtio-scsi-pci", "onboot": 1, "cpulimit": "1.5", "tags": "a;b", "boot": "order=scsi0;net0",
+        "scsi0": "local:8", "scsihw": "virtio-scsi-pci", "onboot": 1, "cpulimit": "1.5",
+        "tags": "a;b", "boot": "order=scsi0;net0",
         "agent": "1,fstrim_cloned_disks=1", "ipconfig0": "ip=dhcp", "startup": "order=1,up=5",
     });
     let values = of_method(Verb::Post, "/nodes/{node}/qemu", create).unwrap();

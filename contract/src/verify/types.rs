@@ -1,5 +1,5 @@
 //! Types of single values: what counts as a number, a boolean, text.
-//! The original is written in Perl, where a value has the type of the moment; these are its rules, without the language.
+//! The original is written in Perl, where a value has the type of the moment; these are its rules.
 
 use super::errors::ParamErrors;
 use crate::schema::Kind;

@@ -15,10 +15,12 @@ mod facts;
 pub mod node;
 mod running;
 mod state;
+mod storages;
 mod watch;
 
 pub use facts::GuestFacts;
 pub use running::{Running, ticks_per_second};
+pub use storages::storages;
 
 use crate::config::guest::GuestKind;
 use crate::{Context, Result, Vmid, access, error::ResultExt};
@@ -95,6 +97,7 @@ struct Shared {
     ctx: Context,
     guests: Mutex<(Table, Watch)>,
     cpu: Mutex<CpuMeter>,
+    storages: storages::Cache,
 }
 
 impl fmt::Debug for Live {
@@ -113,7 +116,12 @@ pub fn start(ctx: &Context) -> Result<Arc<Live>> {
     let watch = Watch::new(&ctx)?;
     let table = Table::scan(&ctx)?;
     table.problems().iter().for_each(report);
-    let shared = Arc::new(Shared { guests: Mutex::new((table, watch)), cpu: Mutex::default(), ctx });
+    let shared = Arc::new(Shared {
+        guests: Mutex::new((table, watch)),
+        cpu: Mutex::default(),
+        storages: storages::Cache::default(),
+        ctx,
+    });
     shared.cpu_load();
     let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
     let thread = std::thread::Builder::new()

@@ -1,16 +1,35 @@
 //! `/version` and `/nodes`: the methods of the node itself.
 
-use super::{guests, overview, version};
-use crate::registry::{Binding, get};
+use super::{bulk, dns, guests, journal, options, overview, power, report, small, time, version};
+use crate::registry::{Binding, get, post, put};
 
 pub use super::index::METHODS as DIRECTORIES;
 
 /// The methods bound here.
 pub const METHODS: &[Binding] = &[
+    get("/cluster/replication", small::no_replication),
     get("/version", version::get),
     get("/nodes", overview::list),
+    get("/nodes/{node}/config", options::get),
+    put("/nodes/{node}/config", options::put),
+    get("/nodes/{node}/dns", dns::get),
+    put("/nodes/{node}/dns", dns::put),
+    get("/nodes/{node}/hosts", dns::get_hosts),
+    post("/nodes/{node}/hosts", dns::post_hosts),
+    get("/nodes/{node}/journal", journal::journal),
     get("/nodes/{node}/lxc", guests::containers),
+    get("/nodes/{node}/netstat", small::netstat),
     get("/nodes/{node}/qemu", guests::virtual_machines),
+    get("/nodes/{node}/replication", small::no_replication),
+    get("/nodes/{node}/report", report::get),
+    post("/nodes/{node}/startall", bulk::start_all),
     get("/nodes/{node}/status", overview::status),
+    post("/nodes/{node}/status", power::post),
+    post("/nodes/{node}/stopall", bulk::stop_all),
+    post("/nodes/{node}/suspendall", bulk::suspend_all),
+    get("/nodes/{node}/subscription", small::subscription),
+    get("/nodes/{node}/syslog", journal::syslog),
+    get("/nodes/{node}/time", time::get),
+    put("/nodes/{node}/time", time::put),
     get("/nodes/{node}/version", version::get),
 ];

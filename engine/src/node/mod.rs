@@ -1,8 +1,18 @@
 //! The node itself: how it is laid out, what it says of itself, its small settings.
 
+pub mod boot;
+mod bulk;
+mod dns;
 mod guests;
+pub mod certificate;
 pub mod handlers;
 mod index;
+mod journal;
+mod options;
 pub mod overview;
+mod power;
+mod report;
 pub mod setup;
+mod small;
+mod time;
 pub mod version;

@@ -3,7 +3,7 @@
 //! Every start runs this; on a node that is complete it only looks. Below a moved root (`PVE_ROOT`) it also lays out
 //! what an installed system brings along: the network file, host names, the resolver's file.
 
-use crate::{Context, Result, error::ResultExt, file};
+use crate::{Context, Result, access, error::ResultExt, file};
 use rustix::fs::{Gid, chown};
 use std::fs::{self, DirBuilder};
 use std::io::ErrorKind;
@@ -78,7 +78,7 @@ pub fn ensure(ctx: &Context) -> Result<()> {
     if !ctx.root.prefix().as_os_str().is_empty() {
         lay_out_system(ctx)?;
     }
-    Ok(())
+    access::keys::ensure(ctx)
 }
 
 /// The group that the front server runs as; absent on a machine without it, where nobody needs it either.
@@ -94,7 +94,8 @@ fn directory(path: &Path, access: Access, group: Option<Gid>) -> Result<()> {
     }
     let mode = match access {
         All => 0o755,
-        Front if group.is_some() => 0o750,
+        // New files inside belong to the group as well, as in the original's cluster file system.
+        Front if group.is_some() => 0o2750,
         Front => 0o755,
         Root => 0o700,
     };

@@ -5,16 +5,20 @@
 //!
 //! A volume id is checked on every way to a path, so that no id can name anything outside its storage.
 
+mod backup;
 pub mod config;
 pub mod content;
 mod directory;
 pub mod driver;
+mod edit;
+pub mod handlers;
 pub mod image;
 pub mod kind;
 mod permission;
 pub mod status;
 #[cfg(test)]
 mod tests;
+pub mod transfer;
 pub mod volume;
 
 pub use config::{Entry, StorageConfig};
@@ -125,6 +129,18 @@ pub fn free(ctx: &Context, volume: &VolumeId) -> Result<()> {
 pub fn resize(ctx: &Context, volume: &VolumeId, size: u64) -> Result<()> {
     let (storage, driver) = activated(ctx, &volume.storage)?;
     driver.resize(&storage, &volume.name, size)
+}
+
+/// Notes and protection of a volume.
+pub fn attributes(ctx: &Context, volume: &VolumeId) -> Result<Attributes> {
+    let (storage, driver) = activated(ctx, &volume.storage)?;
+    driver.attributes(&storage, &volume.name)
+}
+
+/// Sets a backup's notes; an empty text removes them.
+pub fn set_notes(ctx: &Context, volume: &VolumeId, notes: &str) -> Result<()> {
+    let (storage, driver) = activated(ctx, &volume.storage)?;
+    driver.set_notes(&storage, &volume.name, notes)
 }
 
 /// What a storage holds, sorted by id. `contents` is all that it may hold if empty.

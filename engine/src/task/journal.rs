@@ -5,6 +5,7 @@
 
 use super::Upid;
 use crate::{Context, Error, Result, error::ResultExt, file};
+use std::cmp::Reverse;
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -62,7 +63,7 @@ pub fn active(ctx: &Context) -> Result<Vec<Record>> {
         records = update_active(ctx, |_| {}).map(|list| list.into_iter().map(|record| (record, true)).collect())?;
     }
     let mut list: Vec<Record> = records.into_iter().map(|(record, _)| record).collect();
-    list.sort_by(|a, b| b.upid.start_time.cmp(&a.upid.start_time));
+    list.sort_by_key(|record| Reverse(record.upid.start_time));
     Ok(list)
 }
 
@@ -85,7 +86,7 @@ fn update_active(ctx: &Context, change: impl FnOnce(&mut Vec<Record>)) -> Result
     append_index(ctx, &fresh)?;
     let running = records.iter().filter(|record| record.end.is_none()).count();
     let mut room = ACTIVE_ENTRIES.saturating_sub(running);
-    records.sort_by(|a, b| b.upid.start_time.cmp(&a.upid.start_time));
+    records.sort_by_key(|record| Reverse(record.upid.start_time));
     records.retain(|record| {
         record.end.is_none() || {
             let keep = room > 0;

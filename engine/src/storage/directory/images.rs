@@ -3,7 +3,7 @@
 //!
 //! The storage's queue lock covers choosing a name and creating an empty file under it, nothing that takes time.
 
-use super::attributes::{protection_path, remove_if_there};
+use super::attributes::{notes_path, protection_path, remove_if_there};
 use super::list;
 use super::name::{ImageName, Name, disk_number, parse_image_file};
 use super::path_of;
@@ -16,7 +16,7 @@ use crate::{Error, Result, Vmid, bail, command, error::ResultExt, lock};
 use rustix::fs::{FallocateFlags, IFlags, Mode as FileMode, OFlags};
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Most disks of a guest on one storage.
 const MAX_VOLUMES_PER_GUEST: u32 = 1024;
@@ -198,7 +198,8 @@ pub(super) fn free(storage: &Storage, name: &Name) -> Result<()> {
         bail!("cannot remove protected volume '{name}' on '{}'", storage.id);
     }
     let Name::Image(image) = name else {
-        return remove_if_there(&path).context(|| format!("unlink '{}' failed", path.display()));
+        remove_if_there(&path).context(|| format!("unlink '{}' failed", path.display()))?;
+        return if name.content() == Content::Backup { remove_companions(&path) } else { Ok(()) };
     };
     if image.format == Format::Subvol {
         // A tree can be large; its name is free when it is gone.
@@ -216,6 +217,18 @@ pub(super) fn free(storage: &Storage, name: &Name) -> Result<()> {
         remove_if_there(&path).context(|| format!("unlink '{}' failed", path.display()))?;
     }
     remove_empty_parent(&path);
+    Ok(())
+}
+
+/// A backup's log and notes go with it. (PVE: PVE/Storage.pm, archive_auxiliaries_remove)
+fn remove_companions(archive: &Path) -> Result<()> {
+    let text = archive.to_string_lossy();
+    // The stem ends at the first dot of the file name: names of backups have their dots in the extension.
+    let directory = text.rfind('/').map_or(0, |slash| slash + 1);
+    let stem = text[directory..].find('.').map_or(&*text, |dot| &text[..directory + dot]);
+    for path in [PathBuf::from(format!("{stem}.log")), notes_path(archive)] {
+        remove_if_there(&path).context(|| format!("removing '{}' failed", path.display()))?;
+    }
     Ok(())
 }
 

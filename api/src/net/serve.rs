@@ -1,0 +1,139 @@
+//! Accepting connections and serving HTTP/1.1 on them, on one thread, until told to end.
+//!
+//! ```text
+//! accept ──> prepare (access rule, TLS) ──> watched connection ──> HTTP/1.1 ──> actix-web application
+//! end: no more accepts, answers under way are finished, idle connections closed
+//! ```
+
+use super::connection::Watched;
+use actix_http::{HttpService, Request};
+use actix_service::{IntoServiceFactory, Service, ServiceFactory, map_config};
+use actix_web::body::BoxBody;
+use actix_web::dev::{AppConfig, ServiceResponse};
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+/// How often a connection is looked at.
+const LOOK: Duration = Duration::from_secs(2);
+/// The same while the server ends.
+const LOOK_ENDING: Duration = Duration::from_millis(50);
+/// Answers that are not finished after this time are cut off when the server ends.
+const END: Duration = Duration::from_secs(25);
+
+/// What all threads of a server share.
+#[derive(Clone)]
+pub struct Control {
+    /// Becomes true when the server is to end.
+    pub ending: watch::Receiver<bool>,
+    /// Connections now open.
+    pub open: Arc<AtomicUsize>,
+    /// Connections that may be open at once; more are closed at once.
+    pub limit: usize,
+}
+
+impl Control {
+    /// Whether connections should be given back instead of being kept alive.
+    pub fn is_crowded(&self) -> bool {
+        *self.ending.borrow() || self.open.load(Ordering::Relaxed) * 4 > self.limit * 3
+    }
+}
+
+/// Counts an open connection as long as it lives.
+struct Open(Arc<AtomicUsize>);
+
+impl Open {
+    fn new(control: &Control) -> Option<Self> {
+        let before = control.open.fetch_add(1, Ordering::Relaxed);
+        let open = Open(Arc::clone(&control.open));
+        (before < control.limit).then_some(open)
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Serves until told to end, then until the last answer is finished. Runs inside a `LocalSet`.
+pub async fn serve<Raw, Stream, Accept, Prepare, Application, Factory>(
+    accept: Accept,
+    prepare: Prepare,
+    application: Application,
+    control: Control,
+) where
+    Raw: 'static,
+    Stream: AsyncRead + AsyncWrite + Unpin + 'static,
+    Accept: AsyncFn() -> io::Result<Raw>,
+    Prepare: AsyncFn(Raw) -> Option<(Stream, Option<SocketAddr>)> + 'static,
+    Application: IntoServiceFactory<Factory, Request>,
+    Factory: ServiceFactory<
+            Request,
+            Config = AppConfig,
+            Response = ServiceResponse<BoxBody>,
+            Error = actix_web::Error,
+            InitError = (),
+        > + 'static,
+{
+    let http = HttpService::build()
+        .keep_alive(actix_http::KeepAlive::Os)
+        .client_request_timeout(super::connection::HEAD)
+        .client_disconnect_timeout(Duration::from_secs(3))
+        .on_connect_ext(|stream: &Watched<Stream>, data| stream.share(data))
+        .h1::<_, BoxBody>(map_config(application.into_factory(), |()| AppConfig::default()));
+    let http = Rc::new(http.new_service(()).await.expect("the application has nothing that can fail to start"));
+    let prepare = Rc::new(prepare);
+    let mut connections = JoinSet::new();
+    let mut ending = control.ending.clone();
+    loop {
+        let raw = tokio::select! {
+            biased;
+            _ = ending.wait_for(|ending| *ending) => break,
+            Some(_) = connections.join_next() => continue,
+            raw = accept() => raw,
+        };
+        let raw = match raw {
+            Ok(raw) => raw,
+            // Out of descriptors, or a client that is gone already.
+            Err(_) => {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+                continue;
+            }
+        };
+        let Some(open) = Open::new(&control) else {
+            continue;
+        };
+        let (http, prepare, ending) = (Rc::clone(&http), Rc::clone(&prepare), control.ending.clone());
+        connections.spawn_local(async move {
+            let _open = open;
+            let Some((stream, peer)) = prepare(raw).await else {
+                return;
+            };
+            let stream = Watched::new(stream);
+            let watch = stream.watch();
+            let mut connection = std::pin::pin!(http.call((stream, peer)));
+            loop {
+                let look = if *ending.borrow() { LOOK_ENDING } else { LOOK };
+                let mut ended = ending.clone();
+                tokio::select! {
+                    _ = &mut connection => return,
+                    () = tokio::time::sleep(look) => {}
+                    _ = ended.wait_for(|ending| *ending), if !*ending.borrow() => {}
+                }
+                if watch.is_over(*ending.borrow()) {
+                    return;
+                }
+            }
+        });
+    }
+    drop(accept);
+    let finished = async { while connections.join_next().await.is_some() {} };
+    let _ = tokio::time::timeout(END, finished).await;
+}

@@ -1,0 +1,13 @@
+//! `pveproxy`: the front server. Takes connections from the network, finds out who speaks and hands requests to the
+//! privileged daemon. It runs as `www-data` and sees no secret but the TLS key, the public key of tickets and the secret of
+//! CSRF tokens.
+
+mod access_log;
+mod front;
+mod pages;
+mod plain;
+mod respond;
+mod run;
+mod upstream;
+
+pub use run::main;

@@ -1,0 +1,233 @@
+//! The life of the front server.
+
+use super::access_log::AccessLog;
+use super::front::Front;
+use super::plain;
+use super::upstream::Upstream;
+use crate::daemon::SOCKET;
+use crate::identity::Identities;
+use crate::net::serve::{Control as Serving, serve};
+use crate::net::settings::Settings;
+use crate::net::tls::Certificates;
+use crate::process::command::{self, Command};
+use crate::process::control::{Control, inherited_listener};
+use crate::process::privileges;
+use crate::process::signals::{self, Stop};
+use actix_web::{App, web};
+use engine::{Context, Error, Result, ResultExt};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener as StdListener};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio_openssl::SslStream;
+
+/// Connections that may be open at once.
+const MAX_CONNECTIONS: usize = 4096;
+/// The first byte and the TLS handshake have to come within this time.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// Connections that wait to be accepted, also while a new image of the program starts.
+const BACKLOG: i32 = 4096;
+
+/// The program.
+pub fn main() -> ExitCode {
+    let line = command::parse("pveproxy", &["listen", "port"], std::env::args().skip(1));
+    match line.map_err(Error::new).and_then(|line| run(&line)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::from(255)
+        }
+    }
+}
+
+fn run(line: &command::Line) -> Result<()> {
+    privileges::tune();
+    let ctx = Context::for_tool()?;
+    let control = Control {
+        pid_file: ctx.root.run("pveproxy/pveproxy.pid"),
+        log_file: ctx.root.path("/var/log/pveproxy/pveproxy.log"),
+        program: std::env::current_exe()?,
+    };
+    match line.command {
+        Command::Start if line.foreground || control.is_started_by_us() => server(&ctx, &control, line),
+        Command::Start => control.start_in_background(),
+        Command::Stop => control.stop(),
+        Command::Restart if control.restart()? => Ok(()),
+        Command::Restart => Err(Error::new("not running")),
+        Command::Status => {
+            println!("{}", if control.pid().is_some() { "running" } else { "stopped" });
+            Ok(())
+        }
+        Command::Worker => Err(Error::new("pveproxy has no tasks")),
+    }
+}
+
+fn server(ctx: &Context, control: &Control, line: &command::Line) -> Result<()> {
+    let settings_file = ctx.root.path("/etc/default/pveproxy");
+    let settings = Settings::parse(&engine::file::read_or_empty(&settings_file)?)
+        .map_err(|error| Error::new(format!("{}: {error}", settings_file.display())))?;
+    if privileges::is_root() {
+        prepare(ctx)?;
+    }
+    let running = control.begin()?;
+    let listener = match inherited_listener() {
+        Some(listener) => StdListener::from(listener),
+        None => listen(address(line, &settings)?)?,
+    };
+    if privileges::is_root() {
+        privileges::drop_to(privileges::www_data()?)?;
+    }
+    let certificates = Arc::new(Certificates::load(ctx, &settings)?);
+    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let threads = threads.min(settings.max_workers.unwrap_or(2));
+    let (ending, watcher) = watch::channel(false);
+    let shared = Shared {
+        ctx: Arc::new(ctx.clone()),
+        identities: Arc::default(),
+        settings: Arc::new(settings),
+        log: Arc::new(AccessLog::new(ctx.root.path("/var/log/pveproxy/access.log"))),
+        certificates,
+        serving: Serving { ending: watcher, open: Arc::default(), limit: MAX_CONNECTIONS },
+    };
+    let more: Vec<_> = (1..threads)
+        .map(|_| {
+            let (shared, listener) = (shared.clone(), listener.try_clone()?);
+            std::thread::Builder::new().name("front".into()).spawn(move || thread(shared, listener, async { Ok(()) }))
+        })
+        .collect::<std::io::Result<_>>()?;
+    let stop = thread(shared, listener.try_clone()?, async {
+        running.ready()?;
+        signals::wait(&ending).await
+    })?;
+    for thread in more {
+        let _ = thread.join();
+    }
+    match stop {
+        Stop::Restart => Err(running.replace(&listener)),
+        Stop::End => {
+            running.end();
+            Ok(())
+        }
+    }
+}
+
+/// What all threads use.
+#[derive(Clone)]
+struct Shared {
+    ctx: Arc<Context>,
+    identities: Arc<Identities>,
+    settings: Arc<Settings>,
+    log: Arc<AccessLog>,
+    certificates: Arc<Certificates>,
+    serving: Serving,
+}
+
+/// Serves on one thread until the end; `beside` runs along and is waited for.
+fn thread<T>(shared: Shared, listener: StdListener, beside: impl Future<Output = Result<T>>) -> Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(4).build()?;
+    tokio::task::LocalSet::new().block_on(&runtime, async {
+        let listener = TcpListener::from_std(listener)?;
+        let accept = async move || Ok(listener.accept().await?.0);
+        let front = Front {
+            upstream: Upstream::new(shared.ctx.root.run(SOCKET)),
+            ctx: shared.ctx,
+            identities: shared.identities,
+            settings: Arc::clone(&shared.settings),
+            log: shared.log,
+            control: shared.serving.clone(),
+        };
+        let application =
+            App::new().default_service(web::to(move |request, payload| front.clone().handle(request, payload)));
+        let (settings, certificates) = (shared.settings, shared.certificates);
+        let prepare = async move |stream: TcpStream| {
+            let encrypted = encrypt(stream, &settings, &certificates);
+            tokio::time::timeout(HANDSHAKE, encrypted).await.ok().flatten()
+        };
+        let served = tokio::task::spawn_local(serve(accept, prepare, application, shared.serving));
+        let outcome = beside.await;
+        let _ = served.await;
+        outcome
+    })
+}
+
+/// Admits a client and makes its connection a TLS one. Plain HTTP is redirected.
+async fn encrypt(
+    mut stream: TcpStream,
+    settings: &Settings,
+    certificates: &Certificates,
+) -> Option<(SslStream<TcpStream>, Option<SocketAddr>)> {
+    let peer = stream.peer_addr().ok()?;
+    if !settings.access.admits(peer.ip()) {
+        return None;
+    }
+    stream.set_nodelay(true).ok()?;
+    let mut first = [0];
+    if stream.peek(&mut first).await.ok()? == 0 {
+        return None;
+    }
+    // The first byte of a TLS connection is the type of its handshake record.
+    if first != [0x16] {
+        let _ = plain::redirect(&mut stream).await;
+        return None;
+    }
+    let mut stream = SslStream::new(certificates.accept().ok()?, stream).ok()?;
+    std::pin::Pin::new(&mut stream).accept().await.ok()?;
+    Some((stream, Some(peer)))
+}
+
+/// What only root can do: certificate, directories that belong to the front server.
+fn prepare(ctx: &Context) -> Result<()> {
+    engine::node::setup::ensure(ctx)?;
+    engine::node::certificate::ensure(ctx)?;
+    let account = privileges::www_data()?;
+    for name in ["/var/log/pveproxy", "/run/pveproxy"] {
+        let path = ctx.root.path(name);
+        std::fs::create_dir_all(&path).context(|| format!("unable to create '{}'", path.display()))?;
+        privileges::give(&path, account.uid, account.gid, 0o750)?;
+    }
+    Ok(())
+}
+
+/// Where to listen: arguments, then environment (port), then settings, then everywhere.
+fn address(line: &command::Line, settings: &Settings) -> Result<SocketAddr> {
+    let port = line.options.get("port").cloned().or_else(|| std::env::var("PVEPROXY_PORT").ok());
+    let port: u16 = match port {
+        Some(text) => text.parse().map_err(|_| Error::new(format!("'{text}' is no port")))?,
+        None => 8006,
+    };
+    let ip = match line.options.get("listen").or(settings.listen_ip.as_ref()) {
+        Some(text) => text.parse().map_err(|_| Error::new(format!("'{text}' is no address")))?,
+        None => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    };
+    Ok(SocketAddr::new(ip, port))
+}
+
+/// A listening socket. Everywhere means IPv6 and IPv4, or IPv4 alone on a machine without the other.
+fn listen(address: SocketAddr) -> Result<StdListener> {
+    let bound = bind(address);
+    let bound = match bound {
+        Err(_) if address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) => {
+            bind(SocketAddr::new(IpAddr::from([0, 0, 0, 0]), address.port()))
+        }
+        bound => bound,
+    };
+    bound.context(|| format!("unable to listen on {address}"))
+}
+
+fn bind(address: SocketAddr) -> std::io::Result<StdListener> {
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
+    sockopt::set_socket_reuseaddr(&socket, true)?;
+    // A second server may be started to take over before the first one ends.
+    sockopt::set_socket_reuseport(&socket, true)?;
+    if address.is_ipv6() {
+        sockopt::set_ipv6_v6only(&socket, false)?;
+    }
+    rustix::net::bind(&socket, &address)?;
+    rustix::net::listen(&socket, BACKLOG)?;
+    Ok(socket.into())
+}

@@ -1,0 +1,82 @@
+//! A command that is about to run: what a local command gets to see, and its way to methods and to the terminal.
+
+use crate::output::{self, Switches};
+use crate::printers;
+use contract::Verb;
+use contract::command::{Command, OutputKind};
+use engine::call::FromParam;
+use engine::{Context, Error, Reply, Result, registry};
+use serde_json::{Map, Value};
+
+/// A command line that was understood, with everything it needs to run.
+pub struct Invocation {
+    /// The node, as `root@pam`, with tasks in the foreground.
+    pub ctx: Context,
+    /// The tool's name.
+    pub tool: &'static str,
+    /// The words of the command as the table writes them; `(main)` for a tool of one command.
+    pub words: &'static str,
+    /// The row of the table.
+    pub command: &'static Command,
+    /// Verified parameters, preset ones included: integers, numbers and booleans have their JSON types.
+    pub params: Map<String, Value>,
+    /// Verified values for the tool itself, the output switches among them.
+    pub extras: Map<String, Value>,
+}
+
+impl Invocation {
+    /// A required parameter.
+    pub fn param<T: FromParam>(&self, name: &str) -> Result<T> {
+        self.opt(name)?.ok_or_else(|| Error::parameter(name, "property is missing and it is not optional"))
+    }
+
+    /// An optional parameter.
+    pub fn opt<T: FromParam>(&self, name: &str) -> Result<Option<T>> {
+        match self.params.get(name) {
+            None | Some(Value::Null) => Ok(None),
+            Some(value) => T::from_param(value).map(Some).map_err(|text| Error::parameter(name, text)),
+        }
+    }
+
+    /// A boolean parameter that is false when absent.
+    pub fn flag(&self, name: &str) -> bool {
+        matches!(self.params.get(name), Some(Value::Bool(true)))
+    }
+
+    /// Runs a method of the interface; a node is added where the method wants one.
+    pub fn call(&self, verb: Verb, template: &str, mut params: Map<String, Value>) -> Result<Reply> {
+        if template.contains("{node}") {
+            params.entry("node").or_insert_with(|| Value::from(self.ctx.node.as_str()));
+        }
+        registry::run(&self.ctx, verb, template, params)
+    }
+
+    /// The output switches of the command line.
+    pub fn switches(&self) -> Switches {
+        Switches::read(&self.extras)
+    }
+
+    /// Prints a result in the way that the table gives for this command.
+    pub fn print(&self, data: &Value) -> Result<()> {
+        let text = match printers::find(self.tool, self.words) {
+            Some(printer) => printer(data, self)?,
+            None => self.default_text(data)?,
+        };
+        output::write(&text);
+        Ok(())
+    }
+
+    fn default_text(&self, data: &Value) -> Result<String> {
+        match self.command.output.kind {
+            OutputKind::Formatted => {
+                let method = self.command.method();
+                let schema = self.command.returns.as_ref().or(method.map(|method| &method.returns));
+                output::result(data, schema, None, &self.switches())
+            }
+            OutputKind::Json => Ok(output::json::pretty(data)),
+            OutputKind::JsonOrPlain => Ok(output::json::pretty_or_plain(data)),
+            OutputKind::Plain | OutputKind::Lines => Ok(printers::plain(data)),
+            _ => Ok(String::new()),
+        }
+    }
+}

@@ -1,0 +1,25 @@
+//! `/storage` and `/nodes/{node}/storage`: the methods of storages and volumes.
+
+mod config;
+mod content;
+mod status;
+mod upload;
+
+use crate::registry::{Binding, delete, get, post, put};
+
+/// The methods bound here.
+pub const METHODS: &[Binding] = &[
+    get("/storage", config::list),
+    post("/storage", config::create),
+    get("/storage/{storage}", config::read),
+    put("/storage/{storage}", config::update),
+    delete("/storage/{storage}", config::remove),
+    get("/nodes/{node}/storage", status::list),
+    get("/nodes/{node}/storage/{storage}/status", status::read),
+    get("/nodes/{node}/storage/{storage}/content", content::list),
+    post("/nodes/{node}/storage/{storage}/content", content::allocate),
+    get("/nodes/{node}/storage/{storage}/content/{volume}", content::read),
+    put("/nodes/{node}/storage/{storage}/content/{volume}", content::update),
+    delete("/nodes/{node}/storage/{storage}/content/{volume}", content::remove),
+    post("/nodes/{node}/storage/{storage}/upload", upload::upload),
+];

@@ -1,0 +1,311 @@
+//! Files that come from outside: ISO files, container templates, images and appliances to import.
+//! (PVE: pve-storage PVE/API2/Storage/Status.pm, upload and download_url)
+//!
+//! A file is written under a hidden name in its directory, verified, and moved to its name in one step. Nobody ever sees
+//! half a file, and a failure leaves nothing.
+
+use super::content::Content;
+use super::directory::name::{FileName, is_safe_character};
+use super::image::{self, Header};
+use super::volume::Format;
+use crate::task::abort;
+use crate::{Context, Error, Result, bail, command, error::ResultExt};
+use openssl::hash::{Hasher, MessageDigest};
+use rustix::fs::{Mode, OFlags};
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+
+/// How much is moved between two looks at whether the task is to stop.
+const CHUNK: usize = 1 << 20;
+
+/// Where a file is to go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// What it is.
+    pub content: Content,
+    /// Its directory.
+    pub directory: PathBuf,
+    /// Its name.
+    pub file: String,
+    format: String,
+}
+
+impl Target {
+    /// The place for a file of that name; the name is made harmless first.
+    ///
+    /// # Errors
+    /// When the name's extension does not fit the content, or the storage may not hold it.
+    pub fn new(ctx: &Context, id: &str, content: Content, name: &str) -> Result<Self> {
+        let storage = super::find_enabled(ctx, id)?;
+        let file = normalize_file_name(name);
+        let known = FileName::new(content, &file);
+        let (text, good) = match content {
+            Content::Import => {
+                let safe = file.chars().all(is_safe_character) && !file.ends_with(".ovf");
+                ("invalid filename or wrong extension", safe)
+            }
+            Content::Iso | Content::Vztmpl => ("wrong file extension", true),
+            _ => return Err(Error::parameter("content", format!("upload content type '{content}' not allowed"))),
+        };
+        let Some(known) = known.filter(|_| good) else { return Err(Error::parameter("filename", text)) };
+        if !storage.entry.has_content(content) {
+            bail!("storage '{id}' does not support '{content}' content");
+        }
+        let directory = super::driver_of(&storage)?.content_directory(&storage, content)?;
+        Ok(Target { content, directory, file, format: known.format })
+    }
+
+    /// The whole path.
+    pub fn path(&self) -> PathBuf {
+        self.directory.join(&self.file)
+    }
+
+    /// Refuses what could reach other files when a guest uses it, and what is not what its name says.
+    fn verify(&self, path: &Path) -> Result<()> {
+        let place = path.display();
+        if self.format == "ova" {
+            let listed = command::run("tar", &["-t".as_ref(), "-f".as_ref(), path.as_os_str()])?;
+            if !listed.stdout.lines().any(|line| line.ends_with(".ovf")) {
+                bail!("ova archive has no .ovf file inside");
+            }
+            return Ok(());
+        }
+        let header = match self.content {
+            Content::Iso | Content::Import => image::read(path).context(|| place.to_string())?,
+            _ => return Ok(()),
+        };
+        check_harmless(&header, &self.file)?;
+        match self.format.parse::<Format>() {
+            Ok(format) if format != Format::Raw && format != header.format => {
+                bail!("{}: Image is not in {format} format", self.file)
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// An image of unknown origin must be complete in itself.
+fn check_harmless(header: &Header, file: &str) -> Result<()> {
+    if header.backing.is_some() {
+        bail!("backing file not allowed for untrusted image '{file}'!");
+    }
+    match header.format {
+        Format::Qcow2 if header.external_data => bail!("{file}: 'data-file' references are not allowed!"),
+        Format::Vmdk if header.external_data => bail!("{file}: multiple children or extents are not allowed!"),
+        _ => Ok(()),
+    }
+}
+
+/// The last component with everything unusual replaced. (PVE: PVE/Storage.pm, normalize_content_filename)
+pub fn normalize_file_name(name: &str) -> String {
+    let name = name.strip_suffix('\n').unwrap_or(name);
+    let last = name.rsplit(['/', '\\']).next().unwrap_or(name);
+    let usual = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
+    last.chars().map(|c| if usual(c) { c } else { '_' }).collect()
+}
+
+/// An expected checksum.
+#[derive(Debug, Clone)]
+pub struct Checksum {
+    algorithm: String,
+    expected: String,
+}
+
+impl Checksum {
+    /// A checksum in hexadecimal.
+    pub fn new(algorithm: String, expected: String) -> Self {
+        Checksum { algorithm, expected }
+    }
+
+    /// What a file has, and whether that is what is expected.
+    pub fn of(&self, path: &Path) -> Result<(String, bool)> {
+        let digest = MessageDigest::from_name(&self.algorithm)
+            .ok_or_else(|| Error::new(format!("unknown algorithm '{}'", self.algorithm)))?;
+        let mut hasher = Hasher::new(digest).map_err(|error| Error::new(error.to_string()))?;
+        copy(&mut File::open(path).context(|| format!("unable to open '{}'", path.display()))?, &mut hasher)?;
+        let sum = hasher.finish().map_err(|error| Error::new(error.to_string()))?;
+        let got: String = sum.iter().map(|byte| format!("{byte:02x}")).collect();
+        let same = got.eq_ignore_ascii_case(&self.expected);
+        Ok((got, same))
+    }
+
+    /// Fails when a file has another one.
+    pub fn verify(&self, path: &Path, log: &mut dyn FnMut(String)) -> Result<()> {
+        let (got, same) = self.of(path)?;
+        if !same {
+            // The error stands alone on its line.
+            log("calculating checksum...".to_owned());
+            bail!("checksum mismatch: got '{got}' != expect '{}'", self.expected);
+        }
+        log("calculating checksum...OK, checksum verified".to_owned());
+        Ok(())
+    }
+
+    /// The expected value.
+    pub fn expected(&self) -> &str {
+        &self.expected
+    }
+}
+
+/// Copies everything; a task that is told to stop does so between two pieces.
+pub fn copy(from: &mut impl Read, to: &mut impl Write) -> Result<u64> {
+    let mut buffer = vec![0; CHUNK];
+    let mut total = 0;
+    loop {
+        abort::check()?;
+        let count = match from.read(&mut buffer) {
+            Ok(0) => return Ok(total),
+            Ok(count) => count,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error.into()),
+        };
+        to.write_all(&buffer[..count])?;
+        total += count as u64;
+    }
+}
+
+/// A hidden file beside its target; it vanishes unless it is moved into place.
+pub struct Incoming<'a> {
+    target: &'a Target,
+    path: PathBuf,
+    /// The open file.
+    pub file: File,
+    placed: bool,
+}
+
+impl<'a> Incoming<'a> {
+    /// A new empty file.
+    pub fn create(target: &'a Target) -> Result<Self> {
+        let directory = &target.directory;
+        fs::create_dir_all(directory).context(|| format!("unable to create '{}'", directory.display()))?;
+        let path = directory.join(format!(".incoming-{}-{}", std::process::id(), unique_number()));
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = rustix::fs::open(&path, flags, Mode::from_raw_mode(0o644))
+            .context(|| format!("unable to create '{}'", path.display()))?;
+        Ok(Incoming { target, path, file: file.into(), placed: false })
+    }
+
+    /// Where it lies now.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Verifies the content and gives the file its name. An older file of that name is replaced.
+    pub fn place(mut self) -> Result<()> {
+        self.target.verify(&self.path)?;
+        self.file.sync_data()?;
+        rustix::fs::fchmod(&self.file, Mode::from_raw_mode(0o644))?;
+        let target = self.target.path();
+        fs::rename(&self.path, &target)
+            .context(|| format!("unable to rename temporary file to '{}'", target.display()))?;
+        self.placed = true;
+        Ok(())
+    }
+}
+
+impl Drop for Incoming<'_> {
+    fn drop(&mut self) {
+        if !self.placed {
+            // Nothing more can be done about a file that cannot be removed.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn unique_number() -> u64 {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn file_names_become_harmless() {
+        for (given, normal) in [
+            ("debian-12.iso", "debian-12.iso"),
+            ("/etc/../a b.iso", "a_b.iso"),
+            ("C:\\isos\\win 11.iso", "win_11.iso"),
+            ("../../x.iso\n", "x.iso"),
+            ("früh+1.iso", "fr_h_1.iso"),
+            ("a\0b.iso", "a_b.iso"),
+            ("..", ".."),
+        ] {
+            assert_eq!(normalize_file_name(given), normal);
+        }
+    }
+
+    #[test]
+    fn targets_need_the_right_extension_and_an_allowed_content() {
+        let directory = tempfile::tempdir().unwrap();
+        let ctx = Context::for_test(directory.path());
+        let target = |content, name: &str| Target::new(&ctx, "local", content, name);
+        let iso = target(Content::Iso, "/x/a b.iso").unwrap();
+        assert_eq!(iso.path(), directory.path().join("var/lib/vz/template/iso/a_b.iso"));
+        for (content, name, text) in [
+            (Content::Iso, "a.exe", "wrong file extension"),
+            (Content::Iso, "..", "wrong file extension"),
+            (Content::Iso, ".iso", "wrong file extension"),
+            (Content::Vztmpl, "a.iso", "wrong file extension"),
+            (Content::Import, "a.iso", "invalid filename or wrong extension"),
+            (Content::Import, "a.ovf", "invalid filename or wrong extension"),
+        ] {
+            let error = target(content, name).unwrap_err();
+            assert_eq!(error.parameter_errors().unwrap().get("filename"), Some(text), "{name}");
+        }
+        assert!(target(Content::Snippets, "a.yaml").unwrap_err().parameter_errors().is_some());
+        fs::create_dir_all(directory.path().join("etc/pve")).unwrap();
+        fs::write(directory.path().join("etc/pve/storage.cfg"), "dir: local\n\tpath /x\n\tcontent iso\n").unwrap();
+        let error = target(Content::Vztmpl, "a.tar.zst").unwrap_err();
+        assert_eq!(error.message(), "storage 'local' does not support 'vztmpl' content");
+    }
+
+    #[test]
+    fn checksums_are_compared_without_case() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("x");
+        fs::write(&path, b"abc").unwrap();
+        let mut lines = Vec::new();
+        for (algorithm, sum) in [
+            ("md5", "900150983cd24fb0d6963f7d28e17f72"),
+            ("sha1", "A9993E364706816ABA3E25717850C26C9CD0D89D"),
+            ("sha256", "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"),
+        ] {
+            let checksum = Checksum::new(algorithm.into(), sum.into());
+            checksum.verify(&path, &mut |line| lines.push(line)).unwrap();
+        }
+        assert_eq!(lines, ["calculating checksum...OK, checksum verified"; 3]);
+        let error = Checksum::new("md5".into(), "00".into()).verify(&path, &mut |_| {}).unwrap_err();
+        assert_eq!(error.message(), "checksum mismatch: got '900150983cd24fb0d6963f7d28e17f72' != expect '00'");
+    }
+
+    #[test]
+    fn files_that_reach_for_others_are_refused_and_leave_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let ctx = Context::for_test(directory.path());
+        let put = |content, name: &str, bytes: &[u8]| {
+            let target = Target::new(&ctx, "local", content, name).unwrap();
+            let mut incoming = Incoming::create(&target)?;
+            incoming.file.write_all(bytes)?;
+            incoming.place()
+        };
+        put(Content::Iso, "good.iso", b"CD001").unwrap();
+        put(Content::Import, "good.qcow2", &image::qcow2_bytes(1, "")).unwrap();
+        let evil = image::qcow2_bytes(1, "/etc/shadow");
+        for (content, name) in [(Content::Iso, "evil.iso"), (Content::Import, "evil.qcow2")] {
+            let error = put(content, name, &evil).unwrap_err();
+            assert_eq!(error.message(), format!("backing file not allowed for untrusted image '{name}'!"));
+        }
+        assert!(put(Content::Import, "text.qcow2", b"text").is_err());
+        assert!(put(Content::Import, "x.vmdk", b"# Disk DescriptorFile\nRW 10 FLAT \"/etc/shadow\" 0\n").is_err());
+        let left = |path: &str| -> Vec<_> {
+            let entries = fs::read_dir(directory.path().join("var/lib/vz").join(path)).unwrap();
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+        };
+        assert_eq!(left("template/iso"), ["good.iso"]);
+        assert_eq!(left("import"), ["good.qcow2"]);
+    }
+}
