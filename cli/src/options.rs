@@ -125,7 +125,7 @@ fn value_of(acceptance: Acceptance, attached: Option<&str>, queue: &mut VecDeque
         (ValueMode::Required, None) => queue.pop_front().cloned(),
         (ValueMode::Optional, None) => {
             let is_value = |word: &&String| word.as_str() != "--" && option_body(word).is_none();
-            let value = if queue.front().is_some_and(|word| is_value(word)) { queue.pop_front() } else { None };
+            let value = if queue.front().is_some_and(is_value) { queue.pop_front() } else { None };
             Some(value.cloned().unwrap_or_default())
         }
     }

@@ -87,6 +87,10 @@ fn run_command(
     if !rustix::process::geteuid().is_root() {
         return Err(Error::new("please run as root"));
     }
+    if !ctx.root.etc_pve("nodes").join(&ctx.node).exists() {
+        // The first program on a node may be a tool.
+        engine::node::setup::ensure(&ctx)?;
+    }
     let Arguments { params, extras } = arguments;
     let invocation = Invocation { ctx, tool, words, command, params, extras };
     let outcome = match row {

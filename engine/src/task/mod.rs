@@ -86,7 +86,11 @@ impl<'a> Task<'a> {
             Err(error) => error.to_string().trim_end().replace('\n', " "),
         };
         let last = if outcome.is_ok() { format!("TASK {status}") } else { format!("TASK ERROR: {status}") };
-        task.write(&last, matches!(ctx.mode, Mode::Foreground) && warnings > 0 && outcome.is_ok());
+        task.write(&last, false);
+        if matches!(ctx.mode, Mode::Foreground) && warnings > 0 && outcome.is_ok() {
+            // (PVE: RESTEnvironment.pm, tee_worker)
+            let _ = writeln!(std::io::stderr(), "Task finished with {warnings} warning(s)!");
+        }
         journal::finish(ctx, &task.upid, &status)?;
         outcome
     }
@@ -123,7 +127,8 @@ impl<'a> Task<'a> {
         // A log on a full disk must not stop the work; the status is also kept in the index.
         let _ = self.log.borrow_mut().write_all(format!("{}\n", line.trim_end_matches('\n')).as_bytes());
         if show {
-            println!("{}", line.trim_end_matches('\n'));
+            // A reader that has gone away must not stop the work either.
+            let _ = writeln!(std::io::stdout(), "{}", line.trim_end_matches('\n'));
         }
     }
 }
