@@ -118,7 +118,9 @@ pub(super) fn remove(call: &Call) -> Result<Reply> {
 
 /// Changes the file under its lock; errors say what was being done.
 fn change(call: &Call, what: &str, change: impl FnOnce(&mut StorageConfig) -> Result<()>) -> Result<()> {
-    file::update(call.ctx, &call.ctx.root.etc_pve(FILE), 0o640, |text| {
+    let path = call.ctx.root.etc_pve(FILE);
+    std::fs::create_dir_all(call.ctx.root.etc_pve("")).context(|| what)?;
+    file::update(call.ctx, &path, 0o640, |text| {
         let mut config = StorageConfig::parse(call.ctx, text.to_owned());
         change(&mut config)?;
         Ok(config.print())
