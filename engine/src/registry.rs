@@ -5,7 +5,7 @@
 
 use crate::call::Handler;
 use crate::{Call, Context, Error, Reply, Request, Result, access, cluster, node, storage, task};
-use contract::{Method, RouteError, Verb};
+use contract::{Method, Verb};
 use serde_json::{Map, Value};
 use std::collections::HashMap;
 use std::sync::OnceLock;
@@ -66,44 +66,47 @@ pub fn handler(verb: Verb, template: &str) -> Option<Handler> {
 
 /// Takes a request of an authenticated (or anonymous, `caller` = `None`) client through all checks to its handler.
 pub fn dispatch(ctx: &Context, caller: Option<&str>, request: Request) -> Result<Reply> {
-    let route = contract::find(request.verb, &request.path).map_err(|error| route_error(&request, &error))?;
-    let params = merge_path_params(request.params, route.path_params)?;
-    let ctx = &ctx.with_caller(crate::Caller::verified(caller.unwrap_or_default()));
-    access::check_method(ctx, caller, route.method, &params)?;
-    check_node(ctx, route.method, &params)?;
-    let params = contract::verify(route.method, params)?;
-    call(ctx, route.method, params)
+    let ctx = &as_caller(ctx, caller);
+    let (method, params) = admit(ctx, caller, request)?;
+    let params = contract::verify(method, params)?;
+    call(ctx, method, params)
 }
 
 /// Takes a request through all checks that come before its parameters: route, token, permission, node. For a front that
 /// wants to know whether a request would be taken before it receives its data.
 pub fn authorize(ctx: &Context, caller: Option<&str>, request: Request) -> Result<&'static Method> {
-    let route = contract::find(request.verb, &request.path).map_err(|error| route_error(&request, &error))?;
+    admit(&as_caller(ctx, caller), caller, request).map(|(method, _)| method)
+}
+
+fn as_caller(ctx: &Context, caller: Option<&str>) -> Context {
+    ctx.with_caller(crate::Caller::verified(caller.unwrap_or_default()))
+}
+
+/// Finds the method and asks whether this caller may have it answered here. Its parameters are not verified yet.
+fn admit(ctx: &Context, caller: Option<&str>, request: Request) -> Result<(&'static Method, Map<String, Value>)> {
+    let route =
+        contract::find(request.verb, &request.path).map_err(|_| not_implemented(request.verb, &request.path))?;
     let params = merge_path_params(request.params, route.path_params)?;
-    let ctx = &ctx.with_caller(crate::Caller::verified(caller.unwrap_or_default()));
     access::check_method(ctx, caller, route.method, &params)?;
     check_node(ctx, route.method, &params)?;
-    Ok(route.method)
+    Ok((route.method, params))
 }
 
 /// Runs a method for a tool or a worker: parameters are verified, permissions are not asked. (PVE: CLIHandler.pm)
 pub fn run(ctx: &Context, verb: Verb, template: &str, params: Map<String, Value>) -> Result<Reply> {
-    let method = contract::method(verb, template)
-        .ok_or_else(|| Error::NotImplemented(format!("Method '{verb} {template}' not implemented")))?;
+    let method = contract::method(verb, template).ok_or_else(|| not_implemented(verb, template))?;
     check_node(ctx, method, &params)?;
     let params = contract::verify(method, params)?;
     call(ctx, method, params)
 }
 
 fn call(ctx: &Context, method: &'static Method, params: Map<String, Value>) -> Result<Reply> {
-    let handler = handler(method.verb, method.template).ok_or_else(|| {
-        Error::NotImplemented(format!("Method '{} {}' not implemented", method.verb, method.template))
-    })?;
+    let handler = handler(method.verb, method.template).ok_or_else(|| not_implemented(method.verb, method.template))?;
     handler(&Call { ctx, method, params })
 }
 
-fn route_error(request: &Request, _error: &RouteError) -> Error {
-    Error::NotImplemented(format!("Method '{} {}' not implemented", request.verb, request.path))
+fn not_implemented(verb: Verb, path: &str) -> Error {
+    Error::NotImplemented(format!("Method '{verb} {path}' not implemented"))
 }
 
 /// Path parameters join the others; the same name with another value is refused. (PVE: pve-manager PVE/HTTPServer.pm)
@@ -140,5 +143,34 @@ fn check_node(ctx: &Context, method: &Method, params: &Map<String, Value>) -> Re
             "hostname lookup '{node}' failed - failed to get address info for: {node}: Name or service not known"
         ))),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn every_binding_names_a_method() {
+        for row in bindings() {
+            assert!(contract::method(row.verb, row.template).is_some(), "{} {}", row.verb, row.template);
+        }
+    }
+
+    /// `UPDATE_GOLDEN=1` rewrites the list; in a review it may only get shorter.
+    #[test]
+    fn list_of_unbound_methods_is_true() {
+        let unbound: BTreeSet<String> = contract::methods()
+            .filter(|(verb, template)| handler(*verb, template).is_none())
+            .map(|(verb, template)| format!("{verb} {template}\n"))
+            .collect();
+        let unbound: String = unbound.into_iter().collect();
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/unbound-methods.txt");
+        if std::env::var_os("UPDATE_GOLDEN").is_some() {
+            std::fs::write(path, &unbound).unwrap();
+        }
+        let listed = std::fs::read_to_string(path).unwrap_or_default();
+        assert!(listed == unbound, "engine/unbound-methods.txt differs; rewrite it with UPDATE_GOLDEN=1");
     }
 }

@@ -2,9 +2,9 @@
 
 pub mod boot;
 mod bulk;
+pub mod certificate;
 mod dns;
 mod guests;
-pub mod certificate;
 pub mod handlers;
 mod index;
 mod journal;
