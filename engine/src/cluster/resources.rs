@@ -89,7 +89,8 @@ fn storages(ctx: &Context) -> Vec<Value> {
         .collect()
 }
 
-fn storage_row(ctx: &Context, storage: &StorageStatus) -> Value {
+/// A storage as a row.
+pub fn storage_row(ctx: &Context, storage: &StorageStatus) -> Value {
     let content: Vec<String> = storage.content.iter().map(ToString::to_string).collect();
     let mut row = json!({
         "id": format!("storage/{}/{}", ctx.node, storage.id),

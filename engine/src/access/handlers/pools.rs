@@ -4,7 +4,7 @@ use super::super::user_config::{Pool, UserConfig};
 use super::super::{check, check_modify, config, has, store};
 use super::put_text;
 use crate::cluster::resources;
-use crate::{Call, Context, Error, Reply, Result, Vmid, bail, guest, storage};
+use crate::{Call, Error, Reply, Result, Vmid, bail, guest, live, storage};
 use serde_json::{Map, Value, json};
 
 /// `GET /pools`: the pools that one may look at, or a list with one pool and its members.
@@ -38,46 +38,17 @@ fn one(call: &Call, name: &str) -> Result<Value> {
     let wants = |kind: &str| wanted.as_deref().is_none_or(|wanted| wanted == kind);
     let mut members = Vec::new();
     if wants("qemu") || wants("lxc") {
-        let is_member = |row: &crate::live::GuestRow| pool.guests.contains(&row.vmid) && wants(row.kind.as_str());
+        let is_member = |row: &live::GuestRow| pool.guests.contains(&row.vmid) && wants(row.kind.as_str());
         members.extend(resources::guests(call.ctx, is_member)?);
     }
     if wants("storage") {
-        members.extend(storages(call.ctx, pool)?);
+        let states = live::storages(call.ctx);
+        let inside = states.iter().filter(|state| pool.storages.contains(&state.id));
+        members.extend(inside.map(|state| resources::storage_row(call.ctx, state)));
     }
     let mut row = describe(name, pool);
     row.insert("members".into(), Value::Array(members));
     Ok(Value::Object(row))
-}
-
-/// The pool's storages as `/cluster/resources` shows them. (PVE: PVE/API2Tools.pm, extract_storage_stats)
-fn storages(ctx: &Context, pool: &Pool) -> Result<Vec<Value>> {
-    let configured = storage::config(ctx)?;
-    let entries: Vec<_> =
-        pool.storages.iter().filter_map(|id| configured.get(id).map(|entry| (id.clone(), entry.clone()))).collect();
-    let nodes: Vec<String> = entries.iter().map(|(_, entry)| home(ctx, entry)).collect();
-    let states = storage::status::probe_entries(ctx, entries);
-    let rows = states.into_iter().zip(nodes).map(|(state, node)| {
-        let content: Vec<String> = state.content.iter().map(ToString::to_string).collect();
-        json!({
-            "id": format!("storage/{node}/{}", state.id),
-            "type": "storage",
-            "storage": state.id,
-            "node": node,
-            "status": if state.active { "available" } else { "unknown" },
-            "plugintype": state.kind,
-            "content": content.join(","),
-            "shared": u8::from(state.shared),
-            "disk": state.used,
-            "maxdisk": state.total,
-        })
-    });
-    Ok(rows.collect())
-}
-
-/// This node if the storage is here, else the first one that has it.
-fn home(ctx: &Context, entry: &storage::Entry) -> String {
-    let elsewhere = entry.nodes().filter(|nodes| !nodes.contains(&ctx.node));
-    elsewhere.and_then(|nodes| nodes.into_iter().min()).unwrap_or_else(|| ctx.node.clone())
 }
 
 /// `POST /pools`.
