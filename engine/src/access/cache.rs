@@ -27,8 +27,10 @@ struct Stamp {
 
 /// Files of one kind, by path.
 pub struct FileCache<T> {
-    entries: RwLock<Option<HashMap<PathBuf, (Stamp, Arc<T>)>>>,
+    entries: RwLock<Option<Entries<T>>>,
 }
+
+type Entries<T> = HashMap<PathBuf, (Stamp, Arc<T>)>;
 
 impl<T> FileCache<T> {
     /// An empty one, for a `static`.

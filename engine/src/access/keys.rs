@@ -162,7 +162,7 @@ fn rotate(ctx: &Context) -> Result<()> {
         .and_then(|()| write_key(ctx, &private, &private_text, PRIVATE_MODE));
     if let Err(error) = written {
         // A public key without its private key would refuse every ticket: the next caller must make a new pair.
-        let removed = [&public, &private].map(|path| fs::remove_file(path));
+        let removed = [&public, &private].map(fs::remove_file);
         let left: Vec<Error> = removed.into_iter().filter_map(std::result::Result::err).map(Error::from).collect();
         return Err(error.context("Failed to store new auth key").with_cleanup_failures(&left));
     }

@@ -166,7 +166,7 @@ impl UserConfig {
 
     /// The pools directly below one.
     pub fn pools_in<'a>(&'a self, parent: &'a str) -> impl Iterator<Item = &'a str> {
-        let below = move |name: &&String| name.strip_prefix(parent).is_some_and(|rest| is_one_level(rest));
+        let below = move |name: &&String| name.strip_prefix(parent).is_some_and(is_one_level);
         self.pools.keys().filter(below).map(String::as_str)
     }
 }

@@ -8,6 +8,7 @@ use super::super::{path, role};
 use super::{Group, Pool, Token, User, UserConfig};
 use crate::config::text::decode;
 use crate::types::split_list;
+use std::collections::hash_map::Entry;
 
 /// A line's kind and fields.
 struct Line<'a> {
@@ -129,9 +130,9 @@ impl UserConfig {
         set_comment(&mut pool.comment, line.field(1));
         for vmid in split_list(line.field(2)).iter().filter_map(|text| text.parse().ok()) {
             // The first pool that names a guest keeps it.
-            if !self.guests.contains_key(&vmid) {
+            if let Entry::Vacant(place) = self.guests.entry(vmid) {
+                place.insert(name.to_owned());
                 pool.guests.insert(vmid);
-                self.guests.insert(vmid, name.to_owned());
             }
         }
         pool.storages.extend(split_list(line.field(3)).into_iter().filter(|id| is_storage(id)));
