@@ -4,7 +4,7 @@
 //! handler. A method without a handler passes all of them and then answers 501.
 
 use crate::call::Handler;
-use crate::{Call, Context, Error, Reply, Request, Result, access, cluster, node, storage, task};
+use crate::{Call, Context, Error, Reply, Request, Result, access, cluster, node, qemu, storage, task};
 use contract::{Method, Verb};
 use serde_json::{Map, Value};
 use std::collections::HashMap;
@@ -46,6 +46,7 @@ const AREAS: &[&[Binding]] = &[
     // Directories come first, so that an area may answer one of its own.
     node::handlers::DIRECTORIES,
     node::handlers::METHODS,
+    qemu::handlers::METHODS,
     cluster::handlers::METHODS,
     task::handlers::METHODS,
     access::handlers::METHODS,

@@ -3,6 +3,8 @@
 //! Changing a configuration takes the file's short lock only; tasks that work on the guest itself hold the guest's queue
 //! lock ([`crate::lock::guest`]) and change the file through [`update`] as well.
 
+pub mod startup;
+
 use crate::config::guest::{GuestConfig, GuestKind};
 use crate::{Context, Error, Result, Vmid, error::ResultExt, file};
 use std::path::PathBuf;

@@ -3,7 +3,7 @@
 
 use super::{bulk, options};
 use crate::config::guest::GuestKind;
-use crate::{Context, Result, error::ResultExt, guest, registry, task};
+use crate::{Context, Result, error::ResultExt, guest, qemu, registry, task};
 use contract::Verb;
 use serde_json::{Map, json};
 use std::fs;
@@ -17,6 +17,7 @@ const MARKER: &str = "ferrovisor/boot-id";
 pub fn begin(ctx: &Context) {
     // Whoever reads the list gives an end to tasks whose process is gone.
     report("tasks", task::journal::active(ctx).map(drop));
+    report("virtual machines", qemu::reconcile(ctx).map(|cleaned| cleaned.iter().for_each(|line| eprintln!("{line}"))));
     report("start of guests", autostart(ctx));
 }
 

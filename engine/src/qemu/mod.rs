@@ -1,11 +1,35 @@
 //! Virtual machines on the distribution's QEMU.
 //!
 //! ```text
-//! file ── config ──> Vm, Drive, NetDevice, …  (values with rules)
-//!                     │
-//!                     v
-//!              command_line::plan ──> local ──> QEMU
+//! file ── config ──> Vm, Drive, NetDevice, …      values with rules
+//!            │
+//!            ├── command_line::plan ── local ──> launch ──> QEMU    (PVE's options, then ours, then effects)
+//!            │                                     stop, status, resize ──> qmp
+//!            └── request ── permission ── create, update, destroy   (pending, edit: what waits and how it takes effect)
 //! ```
+//!
+//! QEMU is nobody's child: whoever wants to know whether a VM runs looks at its pid file, whoever wants something of it
+//! connects to its monitor. Nothing here needs a daemon.
 
 pub mod command_line;
 pub mod config;
+pub mod create;
+pub mod destroy;
+mod disks;
+mod edit;
+pub mod files;
+pub mod handlers;
+pub mod launch;
+pub mod pending;
+mod permission;
+pub mod qmp;
+pub mod reconcile;
+mod reply;
+mod request;
+mod resize;
+mod scope;
+pub mod status;
+pub mod stop;
+pub mod update;
+
+pub use reconcile::reconcile;

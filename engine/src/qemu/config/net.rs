@@ -58,6 +58,13 @@ impl NetDevice {
         self.options.flag("host-tunnel")
     }
 
+    /// The card with its cable plugged in, to compare two of them.
+    pub fn without_link_state(&self) -> NetDevice {
+        let mut plugged = self.clone();
+        plugged.options.remove("link_down");
+        plugged
+    }
+
     /// Keys that need more than a plain bridge.
     pub fn option(&self, key: &str) -> Option<String> {
         self.options.text(key)

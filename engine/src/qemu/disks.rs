@@ -1,0 +1,93 @@
+//! Volumes of a request: `local:4` becomes a volume, an existing one is looked at.
+
+use super::config::Drive;
+use crate::storage::{self, Content, Format, NewVolume, VolumeId, VolumeKind};
+use crate::{Context, Error, Result, Vmid};
+
+/// Volumes that have been made for a request; they are removed again unless the request succeeds.
+pub struct Made<'a> {
+    ctx: &'a Context,
+    volumes: Vec<VolumeId>,
+}
+
+impl<'a> Made<'a> {
+    /// Nothing yet.
+    pub fn new(ctx: &'a Context) -> Self {
+        Made { ctx, volumes: Vec::new() }
+    }
+
+    /// Removes what has been made and joins what goes wrong with the reason.
+    pub fn undo(&self, reason: Error) -> Error {
+        let failures: Vec<Error> = self
+            .volumes
+            .iter()
+            .rev()
+            .filter_map(|volume| storage::free(self.ctx, volume).err().map(|error| error.context(volume)))
+            .collect();
+        reason.with_cleanup_failures(&failures)
+    }
+
+    /// The drive as it will stand in the configuration. A new volume is made if one is wished for.
+    pub fn realise(
+        &mut self,
+        vmid: Vmid,
+        mut drive: Drive,
+        default_storage: Option<&str>,
+        log: &mut dyn FnMut(&str),
+    ) -> Result<Drive> {
+        let slot = drive.slot;
+        if matches!(drive.file.as_str(), "none" | "cdrom") {
+            drive.options.remove("size");
+            return Ok(drive);
+        }
+        if drive.is_cloudinit() {
+            return Err(Error::NotImplemented(format!("{slot}: cloud-init drives are not supported yet")));
+        }
+        if drive.options.text("import-from").is_some() {
+            return Err(Error::NotImplemented(format!("{slot}: 'import-from' is not supported yet")));
+        }
+        if let Some(new) = drive.new_disk() {
+            let Some(storage) = new.storage.as_deref().or(default_storage) else {
+                crate::bail!("no storage ID specified (and no default storage)");
+            };
+            if matches!(slot.bus, super::config::Bus::Efidisk | super::config::Bus::Tpmstate) {
+                return Err(Error::NotImplemented(format!("{slot}: this kind of disk is not supported yet")));
+            }
+            let format = drive.options.text("format").map(|format| format.parse::<Format>().map_err(Error::new));
+            let wish =
+                NewVolume { vmid, format: format.transpose()?, name: None, size: new.size, kind: VolumeKind::Image };
+            let volume = storage::allocate(self.ctx, storage, &wish)?;
+            self.volumes.push(volume.clone());
+            drive.file = volume.to_string();
+            drive.options.remove("format");
+            drive.options.set("size", storage::print_size(new.size));
+            log(&format!("{slot}: successfully created disk '{drive}'"));
+            return Ok(drive);
+        }
+        match drive.volume() {
+            Some(volume) => existing(self.ctx, &mut drive, &volume)?,
+            None if !std::path::Path::new(&drive.file).exists() => {
+                crate::bail!("volume {} does not exist", drive.file);
+            }
+            None => {}
+        }
+        Ok(drive)
+    }
+}
+
+fn existing(ctx: &Context, drive: &mut Drive, volume: &VolumeId) -> Result<()> {
+    let slot = drive.slot;
+    let described = storage::describe(ctx, volume)?;
+    if !matches!(described.content, Content::Images | Content::Iso) {
+        crate::bail!("cannot use volume {volume} - content type needs to be 'images' or 'iso'");
+    }
+    let info = storage::info(ctx, volume)?;
+    if let Some(format) = drive.options.text("format").filter(|format| format != info.format.name()) {
+        crate::bail!(
+            "drive '{slot}' - volume '{volume}' - 'format={format}' option different from storage format '{}'",
+            info.format
+        );
+    }
+    drive.options.set("size", storage::print_size(info.size));
+    Ok(())
+}

@@ -1,0 +1,28 @@
+//! The methods below `/nodes/{node}/qemu` that are built, each bound to its handler.
+
+mod config;
+mod power;
+
+use crate::registry::{Binding, delete, get, post, put};
+
+/// The methods bound here.
+pub const METHODS: &[Binding] = &[
+    post("/nodes/{node}/qemu", config::create),
+    delete("/nodes/{node}/qemu/{vmid}", config::destroy),
+    get("/nodes/{node}/qemu/{vmid}/config", config::get),
+    post("/nodes/{node}/qemu/{vmid}/config", config::update_task),
+    put("/nodes/{node}/qemu/{vmid}/config", config::update_now),
+    post("/nodes/{node}/qemu/{vmid}/monitor", power::monitor),
+    get("/nodes/{node}/qemu/{vmid}/pending", config::pending),
+    put("/nodes/{node}/qemu/{vmid}/resize", config::resize),
+    put("/nodes/{node}/qemu/{vmid}/sendkey", power::send_key),
+    get("/nodes/{node}/qemu/{vmid}/status/current", power::current),
+    post("/nodes/{node}/qemu/{vmid}/status/reboot", power::reboot),
+    post("/nodes/{node}/qemu/{vmid}/status/reset", power::reset),
+    post("/nodes/{node}/qemu/{vmid}/status/resume", power::resume),
+    post("/nodes/{node}/qemu/{vmid}/status/shutdown", power::shutdown),
+    post("/nodes/{node}/qemu/{vmid}/status/start", power::start),
+    post("/nodes/{node}/qemu/{vmid}/status/stop", power::stop),
+    post("/nodes/{node}/qemu/{vmid}/status/suspend", power::suspend),
+    put("/nodes/{node}/qemu/{vmid}/unlink", config::unlink),
+];

@@ -1,0 +1,171 @@
+//! Starting, stopping and looking at a VM.
+
+use crate::config::guest::GuestKind;
+use crate::qemu::launch::{self, Start};
+use crate::qemu::stop::{self, Stop};
+use crate::qemu::{qmp, status};
+use crate::{Call, Error, Reply, Result, Vmid, guest, lock};
+use serde_json::{Value, json};
+
+/// A switch that only root may use.
+fn root_flag(call: &Call, name: &str) -> Result<bool> {
+    let flag = call.flag(name);
+    if flag && !call.ctx.caller.is_root() {
+        return Err(Error::parameter(name, "Only root may use this option."));
+    }
+    Ok(flag)
+}
+
+fn check_running(call: &Call, vmid: Vmid) -> Result<()> {
+    guest::load(call.ctx, GuestKind::Qemu, vmid)?;
+    if status::is_running(call.ctx, vmid) { Ok(()) } else { Err(Error::new(format!("VM {vmid} not running"))) }
+}
+
+/// `GET status/current`.
+pub fn current(call: &Call) -> Result<Reply> {
+    let vmid = call.param("vmid")?;
+    let config = guest::load(call.ctx, GuestKind::Qemu, vmid)?;
+    Ok(Reply::from(status::current(call.ctx, vmid, &config)?))
+}
+
+/// `POST status/start`.
+pub fn start(call: &Call) -> Result<Reply> {
+    let vmid: Vmid = call.param("vmid")?;
+    for name in ["stateuri", "migratedfrom", "migration_type", "migration_network", "targetstorage"] {
+        if call.text(name).is_some() {
+            return Err(Error::NotImplemented(format!("parameter '{name}' is not supported yet")));
+        }
+    }
+    let cpu = call.text("force-cpu");
+    if cpu.is_some() && !call.ctx.caller.is_root() {
+        return Err(Error::parameter("force-cpu", "Only root may use this option."));
+    }
+    let how = Start {
+        skip_lock: root_flag(call, "skiplock")?,
+        timeout: call.opt("timeout")?,
+        machine: call.text("machine"),
+        cpu,
+    };
+    guest::load(call.ctx, GuestKind::Qemu, vmid)?;
+    call.task("qmstart", vmid, |task| launch::start(task, vmid, &how))
+}
+
+/// `POST status/stop`.
+pub fn stop(call: &Call) -> Result<Reply> {
+    let vmid: Vmid = call.param("vmid")?;
+    root_flag(call, "keepActive")?;
+    if call.flag("overrule-shutdown") {
+        return Err(Error::NotImplemented("parameter 'overrule-shutdown' is not supported yet".into()));
+    }
+    let how =
+        Stop { skip_lock: root_flag(call, "skiplock")?, timeout: call.opt("timeout")?, shutdown: false, force: true };
+    guest::load(call.ctx, GuestKind::Qemu, vmid)?;
+    call.task("qmstop", vmid, |task| stop::stop(task, vmid, &how))
+}
+
+/// `POST status/shutdown`.
+pub fn shutdown(call: &Call) -> Result<Reply> {
+    let vmid: Vmid = call.param("vmid")?;
+    root_flag(call, "keepActive")?;
+    let force = call.flag("forceStop");
+    guest::load(call.ctx, GuestKind::Qemu, vmid)?;
+    let is_paused = status::is_paused(call.ctx, vmid);
+    if is_paused && !force {
+        // The wish would reach the guest later, when it goes on.
+        return Err(Error::new("VM is paused - cannot shutdown"));
+    }
+    let skip_lock = root_flag(call, "skiplock")?;
+    let how = Stop { skip_lock, timeout: call.opt("timeout")?, shutdown: !is_paused, force };
+    call.task("qmshutdown", vmid, |task| {
+        if is_paused {
+            task.log("VM is paused - stop instead of shutdown");
+        }
+        stop::stop(task, vmid, &how)
+    })
+}
+
+/// `POST status/reboot`.
+pub fn reboot(call: &Call) -> Result<Reply> {
+    let vmid: Vmid = call.param("vmid")?;
+    if status::is_paused(call.ctx, vmid) {
+        return Err(Error::new("VM is paused - cannot shutdown"));
+    }
+    check_running(call, vmid)?;
+    let timeout = call.opt("timeout")?;
+    call.task("qmreboot", vmid, |task| stop::reboot(task, vmid, timeout))
+}
+
+/// `POST status/reset`.
+pub fn reset(call: &Call) -> Result<Reply> {
+    monitor_task(call, "qmreset", "system_reset")
+}
+
+/// `POST status/suspend`.
+pub fn suspend(call: &Call) -> Result<Reply> {
+    if call.flag("todisk") {
+        return Err(Error::NotImplemented("suspending to disk is not supported yet".into()));
+    }
+    monitor_task(call, "qmpause", "stop")
+}
+
+/// A task that is one command of the monitor.
+fn monitor_task(call: &Call, kind: &str, command: &'static str) -> Result<Reply> {
+    let vmid: Vmid = call.param("vmid")?;
+    let skip_lock = root_flag(call, "skiplock")?;
+    check_running(call, vmid)?;
+    call.task(kind, vmid, |task| {
+        let _lock = task.lock(&lock::guest(vmid))?;
+        let config = guest::load(task.ctx, GuestKind::Qemu, vmid)?;
+        // A backup does not mind a pause.
+        if !skip_lock && config.current.get("lock") != Some("backup") {
+            guest::check_lock(&config)?;
+        }
+        qmp::execute(task.ctx, vmid, command, json!({})).map(drop)
+    })
+}
+
+/// `POST status/resume`.
+pub fn resume(call: &Call) -> Result<Reply> {
+    let vmid: Vmid = call.param("vmid")?;
+    let skip_lock = root_flag(call, "skiplock")?;
+    root_flag(call, "nocheck")?;
+    check_running(call, vmid)?;
+    call.task("qmresume", vmid, |task| {
+        let _lock = task.lock(&lock::guest(vmid))?;
+        let config = guest::load(task.ctx, GuestKind::Qemu, vmid)?;
+        if !skip_lock && config.current.get("lock") != Some("backup") {
+            guest::check_lock(&config)?;
+        }
+        let state = qmp::execute(task.ctx, vmid, "query-status", json!({}))?["status"].clone();
+        let command = match state.as_str() {
+            Some("running") => return Ok(()),
+            Some("suspended") => "system_wakeup",
+            _ => "cont",
+        };
+        qmp::execute(task.ctx, vmid, command, json!({})).map(drop)
+    })
+}
+
+/// `PUT sendkey`: keys as QEMU names them, joined with dashes.
+pub fn send_key(call: &Call) -> Result<Reply> {
+    let vmid: Vmid = call.param("vmid")?;
+    root_flag(call, "skiplock")?;
+    let key: String = call.param("key")?;
+    check_running(call, vmid)?;
+    let answer = qmp::human(call.ctx, vmid, &format!("sendkey {key}"))?;
+    if answer.trim().is_empty() { Ok(Reply::null()) } else { Err(Error::new(answer)) }
+}
+
+/// `POST monitor`: a line of the human monitor.
+pub fn monitor(call: &Call) -> Result<Reply> {
+    let vmid: Vmid = call.param("vmid")?;
+    let command: String = call.param("command")?;
+    // What only looks may be done with the method's own privilege; the rest can reach the host's files.
+    let is_harmless = ["info ", "help"].iter().any(|prefix| command.trim_start().starts_with(prefix));
+    if !is_harmless && !call.ctx.caller.is_root() {
+        crate::access::check(call.ctx, "/", &["Sys.Modify"])?;
+    }
+    check_running(call, vmid)?;
+    let answer = qmp::human(call.ctx, vmid, &command).unwrap_or_else(|error| format!("ERROR: {error}"));
+    Ok(Reply::from(Value::String(answer)))
+}

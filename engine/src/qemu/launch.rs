@@ -1,0 +1,251 @@
+//! Starting a VM.
+//!
+//! ```text
+//! checks ── pending changes ── volumes ── plan ── taps ── QEMU ── balloon, links
+//!                                                  └── undone when a later step fails
+//! ```
+//! QEMU becomes nobody's child (`-daemonize`). Taps are handed over as descriptors: if this process dies half-way, either
+//! QEMU has them and runs, or they are gone.
+
+use super::command_line::{self, Options, Paths, Plan, StoredVolumes, local};
+use super::config::{NetDevice, Vm};
+use super::{files, pending, qmp::Monitor, scope, status, stop};
+use crate::config::guest::{GuestConfig, GuestKind};
+use crate::{Context, Error, Result, Task, Vmid, error::ResultExt, guest, lock, network, task::abort};
+use serde_json::json;
+use std::io::{BufRead, BufReader};
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// How a VM is to be started.
+#[derive(Debug, Clone, Default)]
+pub struct Start {
+    /// Start although the VM is marked as locked.
+    pub skip_lock: bool,
+    /// Seconds that QEMU may take.
+    pub timeout: Option<u64>,
+    /// A machine type instead of the configured one.
+    pub machine: Option<String>,
+    /// A processor instead of the configured one.
+    pub cpu: Option<String>,
+}
+
+/// Starts a VM; waits for others that work on it.
+pub fn start(task: &Task, vmid: Vmid, how: &Start) -> Result<()> {
+    let _lock = task.lock(&lock::guest(vmid))?;
+    start_locked(task, vmid, how)
+}
+
+/// As [`start`], for callers that hold the VM's lock.
+pub fn start_locked(task: &Task, vmid: Vmid, how: &Start) -> Result<()> {
+    let ctx = task.ctx;
+    let config = guest::load(ctx, GuestKind::Qemu, vmid)?;
+    if Vm::new(vmid, &config.current).is_template() {
+        crate::bail!("you can't start a vm if it's a template");
+    }
+    if !how.skip_lock {
+        guest::check_lock(&config)?;
+    }
+    if status::is_running(ctx, vmid) {
+        crate::bail!("VM {vmid} already running");
+    }
+    pending::apply_stopped(ctx, vmid, &mut |text| task.warn(text))?;
+    let config = guest::load(ctx, GuestKind::Qemu, vmid)?;
+    let vm = Vm::new(vmid, &config.current);
+    check_runnable(&vm)?;
+    files::ensure_directory(ctx)?;
+    for name in files::remove_leftovers(ctx, vmid)? {
+        task.log(format!("removed '{name}' of a VM that has ended"));
+    }
+    check_volumes(ctx, &vm)?;
+    stop::hook(task, &vm, "pre-start")?;
+    let plan = plan(ctx, &vm, how)?;
+    for warning in &plan.warnings {
+        task.warn(warning);
+    }
+    let timeout = Duration::from_secs(how.timeout.unwrap_or(default_timeout(&vm)?));
+    launch(task, &vm, &plan, timeout)?;
+    if let Err(error) = settle(ctx, &vm) {
+        return Err(error.with_cleanup_failures(&stop::kill(ctx, vmid).err().into_iter().collect::<Vec<_>>()));
+    }
+    if let Err(error) = stop::hook(task, &vm, "post-start") {
+        task.warn(error.message());
+    }
+    Ok(())
+}
+
+/// The command line as PVE prints it.
+pub fn show(ctx: &Context, vmid: Vmid, config: &GuestConfig, snapshot: Option<&str>) -> Result<Plan> {
+    let part = match snapshot {
+        None => &config.current,
+        Some(name) => {
+            let missing = || Error::new(format!("snapshot '{name}' does not exist"));
+            config.snapshots.get(name).ok_or_else(missing)?
+        }
+    };
+    let vm = Vm::new(vmid, part);
+    let how = Start {
+        machine: vm.text("runningmachine").map(str::to_owned),
+        cpu: vm.text("runningcpu").map(str::to_owned),
+        ..Start::default()
+    };
+    plan(ctx, &vm, &how)
+}
+
+fn plan(ctx: &Context, vm: &Vm, how: &Start) -> Result<Plan> {
+    let options = Options { paths: Paths::of(&ctx.root), machine: how.machine.clone(), cpu: how.cpu.clone() };
+    command_line::plan(*vm, &ctx.host, &StoredVolumes { ctx }, &options)
+}
+
+/// Options that only matter when the VM runs and are not built yet.
+fn check_runnable(vm: &Vm) -> Result<()> {
+    for (number, net) in vm.nets()? {
+        for key in ["tag", "trunks", "rate"] {
+            if net.option(key).is_some() {
+                crate::bail!("option 'net{number}': '{key}' is not supported yet");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Every volume must be there before anything is made for the start.
+fn check_volumes(ctx: &Context, vm: &Vm) -> Result<()> {
+    for (slot, drive) in vm.drives()? {
+        if let Some(volume) = drive.volume() {
+            crate::storage::info(ctx, &volume).map_err(|error| error.context(slot))?;
+        } else if drive.file.starts_with('/') && !std::path::Path::new(&drive.file).exists() {
+            crate::bail!("{slot}: '{}' does not exist", drive.file);
+        }
+    }
+    Ok(())
+}
+
+/// Seconds that QEMU may take to start. (PVE: Helpers.pm, config_aware_timeout)
+fn default_timeout(vm: &Vm) -> Result<u64> {
+    let memory = vm.memory()?;
+    let base = if memory > 30720 { memory / 1024 } else { 30 };
+    Ok(base + 5 * vm.nets()?.len() as u64)
+}
+
+fn launch(task: &Task, vm: &Vm, plan: &Plan, timeout: Duration) -> Result<()> {
+    let ctx = task.ctx;
+    let events = files::event_socket(ctx, vm.vmid);
+    let mut local = local::localise(plan, &ctx.host, ctx.host.qemu_version()?, &events.to_string_lossy())?;
+    let command = scope::prefix(ctx, vm)?;
+    let taps = make_taps(vm, &mut local)?;
+    let descriptors: Vec<RawFd> = taps.iter().flat_map(|tap| &tap.queues).map(AsRawFd::as_raw_fd).collect();
+    let words: Vec<&str> = command.iter().chain(&local.command).map(String::as_str).collect();
+    let outcome = spawn(&words, descriptors).and_then(|child| wait_until_started(task, vm.vmid, child, timeout));
+    drop(taps);
+    outcome.map_err(|error| {
+        let failures: Vec<Error> = stop::kill(ctx, vm.vmid).err().into_iter().collect();
+        error.context("start failed").with_cleanup_failures(&failures)
+    })
+}
+
+/// Looks at all bridges first, so that a missing one leaves nothing behind.
+fn make_taps(vm: &Vm, local: &mut local::Local) -> Result<Vec<network::TapDevice>> {
+    let nets: Vec<(u32, NetDevice)> = vm.nets()?;
+    let bridge_of = |tap: &local::Tap| {
+        let net = nets.iter().find(|(number, _)| command_line::tap_name(vm.vmid, *number) == tap.name);
+        net.and_then(|(_, net)| net.bridge()).unwrap_or_default()
+    };
+    for tap in &local.taps {
+        network::check_bridge(&bridge_of(tap))?;
+    }
+    let mut devices = Vec::new();
+    for tap in local.taps.clone() {
+        let device = network::create_tap(&tap.name, &bridge_of(&tap), tap.queues)?;
+        let descriptors: Vec<RawFd> = device.queues.iter().map(AsRawFd::as_raw_fd).collect();
+        local.set_descriptors(&tap, &descriptors);
+        devices.push(device);
+    }
+    Ok(devices)
+}
+
+fn spawn(words: &[&str], descriptors: Vec<RawFd>) -> Result<Child> {
+    let (program, arguments) = words.split_first().expect("a plan begins with a program");
+    let mut command = Command::new(program);
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    // SAFETY: the closure runs between fork and exec and calls only umask and fcntl, which are safe there; the
+    // descriptors are open in the parent until after the spawn.
+    unsafe {
+        command.pre_exec(move || {
+            libc::umask(0o077);
+            for descriptor in &descriptors {
+                if libc::fcntl(*descriptor, libc::F_SETFD, 0) < 0 {
+                    return Err(std::io::Error::last_os_error());
+                }
+            }
+            Ok(())
+        });
+    }
+    command.spawn().context(|| format!("unable to start '{program}'"))
+}
+
+/// With `-daemonize` the first process ends when QEMU is ready. What it prints until then is the reason of a failure.
+fn wait_until_started(task: &Task, vmid: Vmid, mut child: Child, timeout: Duration) -> Result<()> {
+    let stderr = child.stderr.take().expect("it was asked for");
+    let (sender, lines) = std::sync::mpsc::channel();
+    let reader = std::thread::spawn(move || {
+        for line in BufReader::new(stderr).lines().map_while(std::io::Result::ok) {
+            if sender.send(line).is_err() {
+                break;
+            }
+        }
+    });
+    let until = Instant::now() + timeout;
+    let mut last = String::new();
+    loop {
+        match lines.recv_timeout(Duration::from_millis(50)) {
+            Ok(line) => {
+                task.log(line.trim_end());
+                last = line;
+            }
+            Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => break,
+            Err(std::sync::mpsc::RecvTimeoutError::Timeout) => {
+                let expired = Instant::now() >= until;
+                if expired || abort::check().is_err() {
+                    // It may have ended by itself just now; then there is nothing to kill.
+                    let _ = child.kill();
+                    let _ = child.wait();
+                    abort::check()?;
+                    crate::bail!("QEMU did not start within {} seconds", timeout.as_secs());
+                }
+            }
+        }
+    }
+    // The reader has seen the end of the pipe and cannot have panicked.
+    let _ = reader.join();
+    let exit = child.wait().context(|| format!("waiting for QEMU of VM {vmid}"))?;
+    if exit.success() {
+        return Ok(());
+    }
+    match exit.code() {
+        Some(code) if last.is_empty() => Err(Error::new(format!("QEMU exited with code {code}"))),
+        Some(code) => Err(Error::new(format!("QEMU exited with code {code}: {}", last.trim()))),
+        None => Err(Error::new(format!("QEMU was killed ({exit})"))),
+    }
+}
+
+/// What can only be set once QEMU runs.
+fn settle(ctx: &Context, vm: &Vm) -> Result<()> {
+    let mut monitor = Monitor::connect(ctx, vm.vmid)?;
+    if let Some(target) = vm.number("balloon").filter(|target| *target > 0) {
+        monitor.execute("balloon", json!({"value": target << 20}))?;
+    }
+    for (number, net) in vm.nets()? {
+        if net.is_link_down() {
+            monitor.execute("set_link", json!({"name": format!("net{number}"), "up": false}))?;
+        }
+    }
+    if vm.number("balloon") != Some(0) {
+        let property =
+            json!({"path": "machine/peripheral/balloon0", "property": "guest-stats-polling-interval", "value": 2});
+        monitor.execute("qom-set", property)?;
+    }
+    Ok(())
+}

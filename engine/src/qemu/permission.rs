@@ -1,0 +1,176 @@
+//! Who may change which option. The contract's permission opens the method; these checks look at each option.
+//! (PVE: qemu-server API2/Qemu.pm, check_vm_modify_config_perm and its kin)
+
+use super::config::{Drive, NetDevice, Slot};
+use crate::{Context, Error, Result, Vmid, access, storage};
+
+/// The VM whose options are changed, with the pool that it will be in when it is new.
+pub struct Subject<'a> {
+    /// The node and the caller.
+    pub ctx: &'a Context,
+    /// The VM.
+    pub vmid: Vmid,
+    /// The pool of a new VM.
+    pub pool: Option<&'a str>,
+}
+
+/// The privilege that each option needs. Those that are not listed are for root only.
+const PRIVILEGES: [(&str, &[&str]); 8] = [
+    ("VM.Config.CPU", &["cores", "cpu", "cpulimit", "cpuunits", "numa", "smp", "sockets", "vcpus", "affinity"]),
+    ("VM.Config.Memory", &["memory", "balloon", "shares", "allow-ksm"]),
+    (
+        "VM.Config.HWType",
+        &["acpi", "hotplug", "kvm", "machine", "scsihw", "smbios1", "tablet", "vga", "watchdog", "audio0", "rng0"],
+    ),
+    (
+        "VM.Config.Options",
+        &[
+            "agent",
+            "autostart",
+            "bios",
+            "description",
+            "keyboard",
+            "localtime",
+            "migrate_downtime",
+            "migrate_speed",
+            "name",
+            "onboot",
+            "ostype",
+            "protection",
+            "reboot",
+            "startdate",
+            "startup",
+            "tdf",
+            "template",
+            "tags",
+        ],
+    ),
+    ("VM.PowerMgmt", &["freeze"]),
+    ("VM.Config.Disk", &["boot", "bootdisk", "vmstatestorage"]),
+    ("VM.Config.Network", &[]),
+    (
+        "VM.Config.Cloudinit",
+        &["cicustom", "cipassword", "citype", "ciuser", "ciupgrade", "nameserver", "searchdomain", "sshkeys"],
+    ),
+];
+
+impl Subject<'_> {
+    /// Fails unless the caller has the privileges on the VM or on its future pool.
+    pub fn check(&self, privileges: &[&str]) -> Result<()> {
+        if let Some(pool) = self.pool
+            && access::has(self.ctx, &format!("/pool/{pool}"), privileges)
+        {
+            return Ok(());
+        }
+        access::check(self.ctx, &format!("/vms/{}", self.vmid), privileges)
+    }
+
+    /// Fails unless the caller may set (`value`) or delete an option. `old` is what it is now.
+    pub fn check_option(&self, key: &str, value: Option<&str>, old: Option<&str>) -> Result<()> {
+        if self.ctx.caller.is_root() {
+            return Ok(());
+        }
+        if let Some(slot) = Slot::of_key(key) {
+            return [old, value].into_iter().flatten().try_for_each(|text| self.check_drive(slot, text));
+        }
+        let prefix = key.trim_end_matches(|c: char| c.is_ascii_digit());
+        match prefix {
+            "unused" => return self.check(&["VM.Config.Disk"]),
+            "serial" if [old, value].into_iter().flatten().all(|text| text == "socket") => {
+                return self.check(&["VM.Config.HWType"]);
+            }
+            "net" => return self.check_net(key, old, value),
+            "ipconfig" => return self.check_cloudinit(),
+            "numa" => return self.check(&["VM.Config.CPU"]),
+            "serial" | "parallel" => {
+                crate::bail!("only root can modify '{key}' config for real devices");
+            }
+            _ => {}
+        }
+        let found = PRIVILEGES.iter().find(|(_, keys)| keys.contains(&key));
+        match found.map(|(privilege, _)| *privilege) {
+            Some("VM.Config.Cloudinit") => self.check_cloudinit(),
+            Some(privilege) => {
+                self.check(&[privilege])?;
+                // The order of all guests is the node's affair.
+                if key == "startup" { access::check(self.ctx, "/", &["Sys.Modify"]) } else { Ok(()) }
+            }
+            None => Err(Error::new(format!("only root can set '{key}' config"))),
+        }
+    }
+
+    fn check_cloudinit(&self) -> Result<()> {
+        access::check_any(self.ctx, &format!("/vms/{}", self.vmid), &["VM.Config.Cloudinit", "VM.Config.Network"])
+    }
+
+    fn check_drive(&self, slot: Slot, text: &str) -> Result<()> {
+        let drive = Drive::parse_request(slot, text)?;
+        if drive.is_cloudinit() {
+            self.check(&["VM.Config.Cloudinit", "VM.Config.CDROM"])
+        } else if drive.is_plain_cdrom() {
+            self.check(&["VM.Config.CDROM"])
+        } else {
+            self.check(&["VM.Config.Disk"])
+        }
+    }
+
+    fn check_net(&self, key: &str, old: Option<&str>, value: Option<&str>) -> Result<()> {
+        self.check(&["VM.Config.Network"])?;
+        for text in [old, value].into_iter().flatten() {
+            if let Some(bridge) = NetDevice::parse(key, text)?.bridge() {
+                access::check(self.ctx, &format!("/sdn/zones/localnetwork/{bridge}"), &["SDN.Use"])?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Fails unless the caller may use the storage behind a drive of a request.
+    pub fn check_storage(&self, drive: &Drive, default_storage: Option<&str>) -> Result<()> {
+        let (ctx, key) = (self.ctx, drive.slot.to_string());
+        if let Some(new) = drive.new_disk().filter(|_| !drive.is_cdrom()) {
+            let Some(id) = new.storage.as_deref().or(default_storage) else {
+                crate::bail!("no storage ID specified (and no default storage)");
+            };
+            access::check(ctx, &format!("/storage/{id}"), &["Datastore.AllocateSpace"])?;
+            return match storage::config(ctx)?.entry(id)?.has_content(storage::Content::Images) {
+                true => Ok(()),
+                false => Err(Error::parameter("storage", format!("storage '{id}' does not support vm images"))),
+            };
+        }
+        if let Some(volume) = drive.volume() {
+            if volume.name == "cloudinit" {
+                return access::check(ctx, &format!("/storage/{}", volume.storage), &["Datastore.AllocateSpace"]);
+            }
+            storage::check_volume_access(ctx, Some(self.vmid), &volume)?;
+            let content = storage::describe(ctx, &volume)?.content;
+            if !matches!(content, storage::Content::Images | storage::Content::Iso) {
+                return Err(Error::parameter(&key, "content type needs to be 'images' or 'iso'"));
+            }
+            return Ok(());
+        }
+        match drive.file.as_str() {
+            "none" => Ok(()),
+            "cdrom" => access::check(ctx, "/", &["Sys.Console"]),
+            path if path.starts_with('/') && !ctx.caller.is_root() => {
+                Err(Error::Forbidden("Only root can pass arbitrary filesystem paths.".into()))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_that_nobody_lists_are_for_root() {
+        let root = tempfile::tempdir().unwrap();
+        let ctx = Context::for_test(root.path());
+        let subject =
+            |ctx| Subject { ctx, vmid: "100".parse().unwrap(), pool: None }.check_option("args", Some("-x"), None);
+        assert!(subject(&ctx).is_ok());
+        let other = ctx.with_caller(crate::Caller::verified("joe@pve"));
+        assert_eq!(subject(&other).unwrap_err().message(), "only root can set 'args' config");
+    }
+}

@@ -1,0 +1,129 @@
+//! QEMU's monitor protocol: one command after the other on a VM's command socket.
+//!
+//! The socket serves one client at a time, so a client connects, asks and goes; nobody keeps it. Events come on a socket
+//! of their own and are skipped here.
+
+use super::files;
+use crate::{Context, Error, Result, Vmid};
+use serde_json::{Value, json};
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+/// A connection to a VM's monitor or to its guest agent.
+pub struct Monitor {
+    stream: BufReader<UnixStream>,
+    label: String,
+}
+
+/// How long a command may take. (PVE: qemu-server QMPClient.pm)
+fn default_timeout(command: &str) -> Duration {
+    Duration::from_secs(match command {
+        "quit" | "device_add" | "device_del" | "netdev_add" | "netdev_del" | "blockdev-add" => 60,
+        "guest-shutdown" | "guest-fstrim" | "blockdev-remove-medium" => 600,
+        "guest-sync" | "guest-ping" => 3,
+        _ => 5,
+    })
+}
+
+impl Monitor {
+    /// Connects to the monitor of a running VM.
+    ///
+    /// # Errors
+    /// `VM N not running`.
+    pub fn connect(ctx: &Context, vmid: Vmid) -> Result<Self> {
+        let mut monitor = Self::open(ctx, vmid, "qmp")?;
+        monitor.read_message("qmp_capabilities", Instant::now() + Duration::from_secs(5), |message| {
+            message.get("QMP").is_some()
+        })?;
+        monitor.execute("qmp_capabilities", json!({}))?;
+        Ok(monitor)
+    }
+
+    /// Connects to the agent in the guest, which may or may not be there.
+    pub fn connect_agent(ctx: &Context, vmid: Vmid) -> Result<Self> {
+        Self::open(ctx, vmid, "qga")
+    }
+
+    fn open(ctx: &Context, vmid: Vmid, ending: &str) -> Result<Self> {
+        if files::process(ctx, vmid).is_none() {
+            crate::bail!("VM {vmid} not running");
+        }
+        let stream = UnixStream::connect(files::path(ctx, vmid, ending))
+            .map_err(|_| Error::new(format!("VM {vmid}: unable to open monitor socket")))?;
+        Ok(Monitor { stream: BufReader::new(stream), label: format!("VM {vmid} {ending}") })
+    }
+
+    /// Runs a command within its usual time.
+    ///
+    /// # Errors
+    /// `VM N qmp command 'X' failed - REASON`.
+    pub fn execute(&mut self, command: &str, arguments: Value) -> Result<Value> {
+        self.execute_within(command, arguments, default_timeout(command))
+    }
+
+    /// Runs a command within a given time.
+    pub fn execute_within(&mut self, command: &str, arguments: Value, timeout: Duration) -> Result<Value> {
+        let request = json!({"execute": command, "arguments": arguments});
+        let sent = self.stream.get_mut().write_all(format!("{request}\n").as_bytes());
+        sent.map_err(|error| self.failure(command, Error::from(error).message()))?;
+        let is_answer = |message: &Value| message.get("return").is_some() || message.get("error").is_some();
+        let answer = self.read_message(command, Instant::now() + timeout, is_answer)?;
+        match answer.get("error") {
+            Some(error) => Err(self.failure(command, error["desc"].as_str().unwrap_or("unknown error"))),
+            None => Ok(answer["return"].clone()),
+        }
+    }
+
+    fn failure(&self, command: &str, reason: &str) -> Error {
+        Error::new(format!("{} command '{command}' failed - {reason}", self.label))
+    }
+
+    fn read_message(&mut self, command: &str, until: Instant, wanted: impl Fn(&Value) -> bool) -> Result<Value> {
+        let mut line = Vec::new();
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(self.failure(command, "got timeout"));
+            }
+            let outcome = self
+                .stream
+                .get_ref()
+                .set_read_timeout(Some(left))
+                .and_then(|()| self.stream.read_until(b'\n', &mut line));
+            match outcome {
+                Ok(0) => return Err(self.failure(command, "client closed connection")),
+                Ok(_) => {}
+                Err(error) if is_timeout(&error) => return Err(self.failure(command, "got timeout")),
+                Err(error) => return Err(self.failure(command, Error::from(error).message())),
+            }
+            // The agent puts a byte of its own in front of an answer after a synchronisation.
+            let text = String::from_utf8_lossy(&line).trim_start_matches('\u{fffd}').trim().to_owned();
+            line.clear();
+            if let Ok(message) = serde_json::from_str::<Value>(&text)
+                && wanted(&message)
+            {
+                return Ok(message);
+            }
+        }
+    }
+}
+
+fn is_timeout(error: &std::io::Error) -> bool {
+    matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut)
+}
+
+/// Runs one command on a VM's monitor.
+pub fn execute(ctx: &Context, vmid: Vmid, command: &str, arguments: Value) -> Result<Value> {
+    Monitor::connect(ctx, vmid)?.execute(command, arguments)
+}
+
+/// Runs a command of the human monitor and gives back what it prints.
+pub fn human(ctx: &Context, vmid: Vmid, line: &str) -> Result<String> {
+    let answer = Monitor::connect(ctx, vmid)?.execute_within(
+        "human-monitor-command",
+        json!({"command-line": line}),
+        Duration::from_secs(30),
+    )?;
+    Ok(answer.as_str().unwrap_or_default().to_owned())
+}

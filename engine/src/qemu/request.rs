@@ -1,0 +1,135 @@
+//! Options of a request, checked and completed before anything is done with them.
+
+use super::config::{Drive, NetDevice, Slot, random_mac};
+use crate::{Call, Context, Error, Result, file, storage};
+use std::collections::BTreeMap;
+
+/// Options by name, as they will stand in the configuration.
+pub type Settings = BTreeMap<String, String>;
+
+/// Takes the options out of a call: everything but the parameters of the method itself, with aliases resolved, drives
+/// normalised, hardware addresses given.
+pub fn settings(call: &Call, not_options: &[&str]) -> Result<Settings> {
+    let mut settings = Settings::new();
+    for name in call.params.keys().filter(|name| !not_options.contains(&name.as_str())) {
+        if let Some(text) = call.text(name) {
+            settings.insert(name.clone(), text);
+        }
+    }
+    if settings.contains_key("cipassword") {
+        return Err(Error::NotImplemented("option 'cipassword' is not supported yet".into()));
+    }
+    resolve_cdrom(&mut settings);
+    for (key, text) in &mut settings {
+        if let Some(slot) = Slot::of_key(key) {
+            *text = normalise_drive(call.ctx, slot, text)?.to_string();
+        } else if is_net(key) {
+            *text = with_address(call.ctx, key, text)?;
+        } else if key == "vmgenid" && text == "1" {
+            *text = random_uuid();
+        } else if key == "tags" {
+            *text = unique_tags(text);
+        }
+    }
+    Ok(settings)
+}
+
+fn is_net(key: &str) -> bool {
+    key.strip_prefix("net").is_some_and(|number| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+/// `cdrom` is another name of `ide2`.
+fn resolve_cdrom(settings: &mut Settings) {
+    if let Some(text) = settings.remove("cdrom") {
+        let media = if text.contains("media=") { "" } else { ",media=cdrom" };
+        settings.insert("ide2".into(), format!("{text}{media}"));
+    }
+}
+
+/// Completes a drive: CD-ROMs are marked as such. (PVE: API2/Qemu.pm, check_drive_param)
+fn normalise_drive(ctx: &Context, slot: Slot, text: &str) -> Result<Drive> {
+    let mut drive = Drive::parse_request(slot, text)
+        .map_err(|_| Error::parameter(&slot.to_string(), "unable to parse drive options"))?;
+    if matches!(drive.file.as_str(), "none" | "cdrom") && drive.options.text("media").is_none() {
+        drive.options.set("media", "cdrom");
+        drive = Drive::parse_request(slot, &drive.to_string())
+            .map_err(|_| Error::parameter(&slot.to_string(), "unable to parse drive options"))?;
+    }
+    if let Some(volume) = drive.volume().filter(|volume| volume.name != "cloudinit")
+        && storage::describe(ctx, &volume)?.content == storage::Content::Iso
+        && !drive.is_cdrom()
+    {
+        return Err(Error::parameter(&slot.to_string(), "explicit 'media=cdrom' is required for iso images"));
+    }
+    Ok(drive)
+}
+
+fn with_address(ctx: &Context, key: &str, text: &str) -> Result<String> {
+    let mut net = NetDevice::parse(key, text)?;
+    if net.mac().is_none() {
+        net.set_mac(random_mac(mac_prefix(ctx)?.as_deref()));
+    }
+    Ok(net.to_string())
+}
+
+/// The prefix of hardware addresses that the datacenter prescribes.
+fn mac_prefix(ctx: &Context) -> Result<Option<String>> {
+    let text = file::read_or_empty(&ctx.root.etc_pve("datacenter.cfg"))?;
+    Ok(crate::config::flat::FlatConfig::parse(&text).values.remove("mac_prefix"))
+}
+
+/// Tags once each, in lower case, in the order given. (PVE: pve-guest-common PVE/GuestHelpers.pm, get_unique_tags)
+fn unique_tags(text: &str) -> String {
+    let mut seen = Vec::new();
+    for tag in crate::types::split_list(&text.to_lowercase()) {
+        if !seen.contains(&tag) {
+            seen.push(tag);
+        }
+    }
+    seen.join(";")
+}
+
+/// A random UUID (version 4).
+pub fn random_uuid() -> String {
+    let mut bytes = [0; 16];
+    openssl::rand::rand_bytes(&mut bytes).expect("the system's random source is always there");
+    bytes[6] = (bytes[6] & 0x0f) | 0x40;
+    bytes[8] = (bytes[8] & 0x3f) | 0x80;
+    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tags_are_kept_once() {
+        assert_eq!(unique_tags("Web;db, web prod"), "web;db;prod");
+    }
+
+    #[test]
+    fn the_cdrom_alias_becomes_a_drive() {
+        let mut settings = Settings::from([("cdrom".to_owned(), "none".to_owned())]);
+        resolve_cdrom(&mut settings);
+        assert_eq!(settings["ide2"], "none,media=cdrom");
+    }
+
+    #[test]
+    fn drives_without_a_medium_are_cdroms() {
+        let root = tempfile::tempdir().unwrap();
+        let ctx = Context::for_test(root.path());
+        let normal =
+            |key: &str, text: &str| normalise_drive(&ctx, key.parse().unwrap(), text).map(|drive| drive.to_string());
+        assert_eq!(normal("ide2", "none").unwrap(), "none,media=cdrom");
+        assert_eq!(normal("scsi0", "local:4,discard=on").unwrap(), "local:4,discard=on");
+        assert!(normal("virtio0", "none").is_err());
+        assert!(normal("ide2", "local:iso/a.iso").is_err());
+    }
+
+    #[test]
+    fn uuids_have_their_version() {
+        let uuid = random_uuid();
+        assert_eq!((uuid.len(), &uuid[14..15]), (36, "4"));
+    }
+}

@@ -1,0 +1,311 @@
+//! Changing the options of a VM. (PVE: qemu-server API2/Qemu.pm, update_vm_api)
+
+use super::config::{Drive, Properties, Slot, Vm};
+use super::destroy::check_protection;
+use super::disks::Made;
+use super::permission::Subject;
+use super::request::Settings;
+use super::{edit, pending, status};
+use crate::config::guest::{GuestConfig, GuestKind};
+use crate::types::split_list;
+use crate::{Call, Context, Error, Result, Vmid, access, guest, storage};
+use contract::ParamErrors;
+use std::collections::BTreeMap;
+
+/// A wish for changes.
+#[derive(Debug, Clone, Default)]
+pub struct Update {
+    /// New values.
+    pub settings: Settings,
+    /// Options to remove.
+    pub delete: Vec<String>,
+    /// Options whose waiting changes are dropped.
+    pub revert: Vec<String>,
+    /// The state that the caller saw.
+    pub digest: Option<String>,
+    /// Change it although it is marked as locked.
+    pub skip_lock: bool,
+    /// Remove the data of removed disks as well.
+    pub force: bool,
+}
+
+/// Parameters of the methods that are no options.
+const NOT_OPTIONS: [&str; 10] = [
+    "node",
+    "vmid",
+    "digest",
+    "background_delay",
+    "skip_cloud_init",
+    "import-working-storage",
+    "skiplock",
+    "delete",
+    "revert",
+    "force",
+];
+
+impl Update {
+    /// Reads the wish from a call and checks the caller's rights.
+    pub fn read(call: &Call, vmid: Vmid) -> Result<Self> {
+        let skip_lock = call.flag("skiplock");
+        if skip_lock && !call.ctx.caller.is_root() {
+            return Err(Error::parameter("skiplock", "Only root may use this option."));
+        }
+        let list = |name: &str| split_list(&call.text(name).unwrap_or_default());
+        let update = Update {
+            settings: super::request::settings(call, &NOT_OPTIONS)?,
+            delete: list("delete").into_iter().map(|key| if key == "cdrom" { "ide2".into() } else { key }).collect(),
+            revert: list("revert"),
+            digest: call.text("digest"),
+            skip_lock,
+            force: call.flag("force"),
+        };
+        if update.settings.is_empty() && update.delete.is_empty() && update.revert.is_empty() {
+            crate::bail!("no options specified");
+        }
+        update.check_names(call)?;
+        let config = update.load(call.ctx, vmid)?;
+        update.check_rights(call.ctx, vmid, &config)?;
+        update.check_memory(vmid, &config)?;
+        Ok(update)
+    }
+
+    fn check_names(&self, call: &Call) -> Result<()> {
+        let both = |key: &str, other: &str| format!("you can't use '-{key}' and -{other} {key}' at the same time");
+        for key in &self.revert {
+            if !is_option(call, key) {
+                return Err(Error::parameter("revert", format!("unknown option '{key}'")));
+            }
+            if self.settings.contains_key(key) {
+                return Err(Error::parameter("delete", both(key, "revert")));
+            }
+        }
+        for key in &self.delete {
+            if self.settings.contains_key(key) {
+                return Err(Error::parameter("delete", both(key, "delete")));
+            }
+            if self.revert.contains(key) {
+                return Err(Error::parameter("revert", both(key, "revert")));
+            }
+            if !is_option(call, key) {
+                return Err(Error::parameter("delete", format!("unknown option '{key}'")));
+            }
+        }
+        Ok(())
+    }
+
+    fn load(&self, ctx: &Context, vmid: Vmid) -> Result<GuestConfig> {
+        let config = guest::load(ctx, GuestKind::Qemu, vmid)?;
+        self.check_state(&config)?;
+        Ok(config)
+    }
+
+    fn check_state(&self, config: &GuestConfig) -> Result<()> {
+        if self.digest.as_ref().is_some_and(|seen| !seen.is_empty() && *seen != config.digest) {
+            crate::bail!("checksum mismatch (file change by other user?)");
+        }
+        if self.skip_lock { Ok(()) } else { guest::check_lock(config) }
+    }
+
+    fn check_rights(&self, ctx: &Context, vmid: Vmid, config: &GuestConfig) -> Result<()> {
+        let subject = Subject { ctx, vmid, pool: None };
+        let old = |key: &str| config.current.get(key).or_else(|| config.pending.part.get(key));
+        for key in self.delete.iter().chain(&self.revert) {
+            subject.check_option(key, None, old(key))?;
+        }
+        for (key, value) in &self.settings {
+            subject.check_option(key, Some(value), old(key))?;
+            if let Some(slot) = Slot::of_key(key) {
+                subject.check_storage(&Drive::parse_request(slot, value)?, None)?;
+            }
+        }
+        if let Some(storage) = self.settings.get("vmstatestorage") {
+            access::check(ctx, &format!("/storage/{storage}"), &["Datastore.AllocateSpace"])?;
+        }
+        Ok(())
+    }
+
+    fn check_memory(&self, vmid: Vmid, config: &GuestConfig) -> Result<()> {
+        if !self.settings.contains_key("memory") && !self.settings.contains_key("balloon") {
+            return Ok(());
+        }
+        let mut part = config.current.clone();
+        part.options.extend(config.pending.part.options.clone());
+        part.options.extend(self.settings.clone());
+        let vm = Vm::new(vmid, &part);
+        if vm.number("balloon").unwrap_or(0) > vm.memory()? {
+            crate::bail!("balloon value too large (must be smaller than assigned memory)");
+        }
+        Ok(())
+    }
+
+    /// Whether volumes are made or removed, or the running VM is touched: then the VM must be nobody else's meanwhile.
+    pub fn works_on_guest(&self) -> bool {
+        let keys = self.settings.keys().chain(&self.delete);
+        keys.into_iter().any(|key| key.parse::<Slot>().is_ok())
+    }
+}
+
+/// Whether a name is an option of VMs.
+fn is_option(call: &Call, key: &str) -> bool {
+    !NOT_OPTIONS.contains(&key) && (call.method.parameter(key).is_some() || ["lock", "vmstate"].contains(&key))
+}
+
+/// Carries a change out: new volumes first, then the configuration in one step, then volumes that are not needed.
+pub fn apply(ctx: &Context, vmid: Vmid, update: &Update, log: &mut dyn FnMut(&str)) -> Result<()> {
+    let names: Vec<String> =
+        update.settings.iter().flat_map(|(key, value)| [format!("-{key}"), value.clone()]).collect();
+    log(format!("update VM {vmid}: {}", names.join(" ")).trim_end());
+    let mut made = Made::new(ctx);
+    let outcome = realise_drives(ctx, vmid, update, &mut made, log).and_then(|drives| {
+        guest::update(ctx, GuestKind::Qemu, vmid, |config| {
+            update.check_state(config)?;
+            let mut volumes = enter(ctx, vmid, update, &drives, config, log)?;
+            let mut errors = BTreeMap::new();
+            if status::is_running(ctx, vmid) {
+                errors = pending::hotplug(ctx, vmid, config)?;
+            } else {
+                volumes.extend(pending::apply_all(ctx, vmid, config, log)?);
+            }
+            Ok((volumes, errors))
+        })
+    });
+    let (volumes, errors) = outcome.map_err(|error| made.undo(error))?;
+    pending::free_all(ctx, volumes, log);
+    if errors.is_empty() {
+        return Ok(());
+    }
+    let mut refused = ParamErrors::default();
+    errors.iter().for_each(|(key, text)| refused.add(key, text.as_str()));
+    Err(Error::Parameters(refused))
+}
+
+fn realise_drives(
+    ctx: &Context,
+    vmid: Vmid,
+    update: &Update,
+    made: &mut Made,
+    log: &mut dyn FnMut(&str),
+) -> Result<BTreeMap<String, String>> {
+    let mut drives = BTreeMap::new();
+    let config = guest::load(ctx, GuestKind::Qemu, vmid)?;
+    for (key, text) in &update.settings {
+        let Some(slot) = Slot::of_key(key) else { continue };
+        if config.pending.part.get(key) == Some(text.as_str()) {
+            continue;
+        }
+        let drive = made.realise(vmid, Drive::parse_request(slot, text)?, None, log)?;
+        drives.insert(key.clone(), drive.to_string());
+    }
+    Ok(drives)
+}
+
+/// Writes the wish into the pending part. Gives back volumes to remove.
+fn enter(
+    ctx: &Context,
+    vmid: Vmid,
+    update: &Update,
+    drives: &BTreeMap<String, String>,
+    config: &mut GuestConfig,
+    log: &mut dyn FnMut(&str),
+) -> Result<Vec<storage::VolumeId>> {
+    let mut volumes = Vec::new();
+    for key in &update.revert {
+        config.pending.part.options.remove(key);
+        config.pending.delete.remove(key);
+        if key == "description" {
+            config.pending.part.description = None;
+        }
+    }
+    for key in &update.delete {
+        volumes.extend(enter_delete(ctx, vmid, update.force, config, key, log)?);
+    }
+    for (key, value) in &update.settings {
+        if let Some(drive) = drives.get(key) {
+            keep_pending_volume(ctx, vmid, config, key)?;
+            edit::set_pending(config, key, drive.clone());
+            if Drive::parse(key.parse().map_err(Error::new)?, drive)?.is_plain_cdrom() {
+                edit::join_boot_order(config, key)?;
+            }
+        } else if Slot::of_key(key).is_none() {
+            if key == "boot" {
+                check_boot_order(config, update, value)?;
+            }
+            edit::set_pending(config, key, value.clone());
+        }
+    }
+    edit::tidy(config);
+    Ok(volumes)
+}
+
+/// A volume that was to be attached and is replaced before that stays as unused.
+fn keep_pending_volume(ctx: &Context, vmid: Vmid, config: &mut GuestConfig, key: &str) -> Result<()> {
+    let Some(text) = config.pending.part.get(key) else { return Ok(()) };
+    let slot: Slot = key.parse().map_err(Error::new)?;
+    if let Some(drive) = edit::owned_candidate(slot, text)?
+        && let Some(volume) = drive.volume()
+        && storage::describe(ctx, &volume).is_ok_and(|found| found.vmid == Some(vmid))
+    {
+        edit::add_unused(&mut config.current, &drive.file);
+    }
+    Ok(())
+}
+
+fn enter_delete(
+    ctx: &Context,
+    vmid: Vmid,
+    force: bool,
+    config: &mut GuestConfig,
+    key: &str,
+    log: &mut dyn FnMut(&str),
+) -> Result<Option<storage::VolumeId>> {
+    if edit::value(&config.current, key).is_none() && edit::value(&config.pending.part, key).is_none() {
+        log(&format!("cannot delete '{key}' - not set in current configuration!"));
+        return Ok(None);
+    }
+    edit::leave_boot_order(config, key)?;
+    if key.starts_with("unused") {
+        return delete_unused(ctx, vmid, config, key);
+    }
+    if Slot::of_key(key).is_some() {
+        check_protection(config, &format!("can't remove drive '{key}'"))?;
+        keep_pending_volume(ctx, vmid, config, key)?;
+    }
+    if key == "description" {
+        config.pending.part.description = None;
+    }
+    config.pending.part.options.remove(key);
+    config.pending.delete.insert(key.to_owned(), force);
+    Ok(None)
+}
+
+/// Removing an unused volume from the configuration removes its data, if it is the VM's own.
+fn delete_unused(ctx: &Context, vmid: Vmid, config: &mut GuestConfig, key: &str) -> Result<Option<storage::VolumeId>> {
+    let text = config.current.get(key).unwrap_or_default().to_owned();
+    check_protection(config, &format!("can't remove unused disk '{text}'"))?;
+    let file = Properties::parse("~qm-unused", key, &text)?.text("file").unwrap_or_default();
+    let volume: storage::VolumeId = file.parse().map_err(Error::new)?;
+    let is_ours = storage::describe(ctx, &volume).is_ok_and(|found| found.vmid == Some(vmid));
+    if is_ours {
+        access::check(ctx, &format!("/storage/{}", volume.storage), &["Datastore.AllocateSpace"])?;
+        if edit::is_in_use(vmid, config, &file, key)? {
+            crate::bail!("unable to delete '{file}' - volume is still in use (snapshot?)");
+        }
+    }
+    config.current.options.remove(key);
+    Ok(Some(volume).filter(|_| is_ours))
+}
+
+fn check_boot_order(config: &GuestConfig, update: &Update, text: &str) -> Result<()> {
+    let super::config::BootOrder::Devices(devices) = super::config::BootOrder::parse(Some(text))? else {
+        return Ok(());
+    };
+    for device in devices {
+        let exists = config.current.get(&device).is_some()
+            || config.pending.part.get(&device).is_some()
+            || update.settings.contains_key(&device);
+        if !exists || update.delete.contains(&device) {
+            crate::bail!("invalid bootorder: device '{device}' does not exist'");
+        }
+    }
+    Ok(())
+}
