@@ -138,6 +138,14 @@ impl Update {
         Ok(())
     }
 
+    /// The wish as a tool's arguments.
+    fn describe(&self) -> String {
+        let lists = [("delete", self.delete.join(",")), ("revert", self.revert.join(","))];
+        let lists = lists.into_iter().filter(|(_, list)| !list.is_empty()).map(|(key, list)| format!("-{key} {list}"));
+        let settings = self.settings.iter().map(|(key, value)| format!("-{key} {value}"));
+        lists.chain(settings).collect::<Vec<_>>().join(" ")
+    }
+
     /// Whether volumes are made or removed, or the running VM is touched: then the VM must be nobody else's meanwhile.
     pub fn works_on_guest(&self) -> bool {
         let keys = self.settings.keys().chain(&self.delete);
@@ -152,9 +160,7 @@ fn is_option(call: &Call, key: &str) -> bool {
 
 /// Carries a change out: new volumes first, then the configuration in one step, then volumes that are not needed.
 pub fn apply(ctx: &Context, vmid: Vmid, update: &Update, log: &mut dyn FnMut(&str)) -> Result<()> {
-    let names: Vec<String> =
-        update.settings.iter().flat_map(|(key, value)| [format!("-{key}"), value.clone()]).collect();
-    log(format!("update VM {vmid}: {}", names.join(" ")).trim_end());
+    log(&format!("update VM {vmid}: {}", update.describe()));
     let mut made = Made::new(ctx);
     let outcome = realise_drives(ctx, vmid, update, &mut made, log).and_then(|drives| {
         guest::update(ctx, GuestKind::Qemu, vmid, |config| {
