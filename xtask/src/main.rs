@@ -1,4 +1,4 @@
-//! Every chore of the project is one command here: `cargo xtask run | test | check | bench | contract`.
+//! Every chore of the project is one command here: `cargo xtask run | test | check | bench | completions | contract`.
 
 mod bench;
 mod check;
@@ -23,6 +23,7 @@ cargo xtask COMMAND
   test [FILTER]                                install what is missing, run all tests that this machine can run
   check [--fix]                                format, lints, table checks, generated documents
   bench [FILTER]                               release figures next to the raw tool's, from the same run
+  completions FOLDER                           write completion scripts of all tools for bash, zsh and fish
   contract --dump FILE | --compare DIR | --openapi FILE
 ";
 
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
         Some((&"check", rest)) => check::main(rest),
         Some((&"bench", rest)) => bench::main(rest),
         Some((&"contract", rest)) => contract::main(rest),
+        Some((&"completions", [folder])) => completions(folder),
         _ => Err(USAGE.into()),
     };
     match outcome {
@@ -44,6 +46,13 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Completion scripts come from the tools themselves; the smaller ones write those of all.
+fn completions(folder: &str) -> Outcome {
+    std::fs::create_dir_all(folder)?;
+    let folder = std::fs::canonicalize(folder)?;
+    sh(cargo().args(["run", "--quiet", "--package", "tools", "--", "--completions"]).arg(folder))
 }
 
 /// The top of the checkout.

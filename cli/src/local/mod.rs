@@ -5,11 +5,13 @@
 
 mod guest;
 mod pct;
+mod pveam;
 mod pvesh;
 mod pvesm;
 mod pveum;
 mod pveversion;
 mod qm;
+mod qmrestore;
 
 use crate::arguments::Definition;
 use crate::invocation::Invocation;
@@ -45,11 +47,13 @@ pub const fn command(tool: &'static str, words: &'static str, run: LocalCommand)
 const TABLE: &[&[Row]] = &[
     guest::COMMANDS,
     pct::COMMANDS,
+    pveam::COMMANDS,
     pvesh::COMMANDS,
     pvesm::COMMANDS,
     pveum::COMMANDS,
     pveversion::COMMANDS,
     qm::COMMANDS,
+    qmrestore::COMMANDS,
 ];
 
 /// All rows.

@@ -1,6 +1,23 @@
 //! Local commands of `pveum`, the tool for users and permissions.
 
-use super::Row;
+use super::{Row, command};
+use crate::invocation::Invocation;
+use contract::Verb;
+use engine::Result;
+use serde_json::{Map, Value};
+use std::process::ExitCode;
 
 /// The commands of this module.
-pub const COMMANDS: &[Row] = &[];
+pub const COMMANDS: &[Row] = &[command("pveum", "user token permissions", token_permissions)];
+
+/// What a token may do: the permissions of the identity `user!token`.
+fn token_permissions(invocation: &Invocation) -> Result<ExitCode> {
+    let (user, token) = (invocation.param::<String>("userid")?, invocation.param::<String>("tokenid")?);
+    let mut params = Map::from_iter([("userid".to_owned(), Value::from(format!("{user}!{token}")))]);
+    if let Some(path) = invocation.opt::<Value>("path")? {
+        params.insert("path".to_owned(), path);
+    }
+    let permissions = invocation.call(Verb::Get, "/access/permissions", params)?;
+    invocation.print(&permissions.data)?;
+    Ok(ExitCode::SUCCESS)
+}

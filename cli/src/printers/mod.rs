@@ -29,7 +29,6 @@ const TABLE: &[(&str, &str, Printer)] = &[
     ("pvenode", "task log", node::task_log),
     ("pvenode", "wakeonlan", node::wake_on_lan),
     ("pvesm", "alloc", storage::allocated),
-    ("pvesm", "apiinfo", storage::api_info),
     ("pvesm", "import", storage::imported),
     ("pvesm", "list", storage::content),
     ("pvesm", "prune-backups", storage::prune),

@@ -91,11 +91,6 @@ pub fn imported(data: &Value, _invocation: &Invocation) -> Result<String> {
     Ok(format!("successfully imported '{}'\n", text_of(Some(data))))
 }
 
-/// `pvesm apiinfo`.
-pub fn api_info(data: &Value, _invocation: &Invocation) -> Result<String> {
-    Ok(format!("APIVER {}\nAPIAGE {}\n", text(data, "apiver"), text(data, "apiage")))
-}
-
 /// `pvesm prune-backups`: a preview is printed, work is not.
 pub fn prune(data: &Value, _invocation: &Invocation) -> Result<String> {
     if !data.get("dryrun").is_some_and(truthy) {
