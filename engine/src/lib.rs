@@ -19,6 +19,7 @@ pub mod guest;
 pub mod host;
 pub mod live;
 pub mod lock;
+pub mod lxc;
 pub mod network;
 pub mod node;
 pub mod process;

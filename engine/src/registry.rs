@@ -4,7 +4,7 @@
 //! handler. A method without a handler passes all of them and then answers 501.
 
 use crate::call::Handler;
-use crate::{Call, Context, Error, Reply, Request, Result, access, cluster, node, qemu, storage, task};
+use crate::{Call, Context, Error, Reply, Request, Result, access, cluster, lxc, node, qemu, storage, task};
 use contract::{Method, Verb};
 use serde_json::{Map, Value};
 use std::collections::HashMap;
@@ -51,6 +51,7 @@ const AREAS: &[&[Binding]] = &[
     task::handlers::METHODS,
     access::handlers::METHODS,
     storage::handlers::METHODS,
+    lxc::handlers::METHODS,
 ];
 
 /// All bindings, area by area.

@@ -19,7 +19,7 @@ mod storages;
 mod watch;
 
 pub use facts::GuestFacts;
-pub use running::{Running, ticks_per_second};
+pub use running::{Running, Usage, ticks_per_second};
 pub use storages::storages;
 
 use crate::config::guest::GuestKind;

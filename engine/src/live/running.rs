@@ -1,10 +1,11 @@
 //! Whether a guest runs, and what it uses: found without asking the guest.
 //!
-//! A VM is its process: the one that its pid file names, if that is still a QEMU of this guest.
+//! A VM is its process: the one that its pid file names, if that is still a QEMU of this guest. A container is its init,
+//! which its monitor knows.
 
 use crate::config::guest::GuestKind;
 use crate::process::ProcessId;
-use crate::{Context, Vmid};
+use crate::{Context, Vmid, lxc};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use std::collections::BTreeSet;
 use std::fs;
@@ -82,14 +83,16 @@ pub fn ticks_per_second() -> u64 {
 pub fn candidates(ctx: &Context) -> BTreeSet<(Vmid, GuestKind)> {
     let entries = fs::read_dir(ctx.root.run("qemu-server"));
     let vmid = |name: &std::ffi::OsStr| name.to_str()?.strip_suffix(".pid")?.parse().ok();
-    entries.into_iter().flatten().filter_map(|entry| Some((vmid(&entry.ok()?.file_name())?, GuestKind::Qemu))).collect()
+    let machines = entries.into_iter().flatten().filter_map(|entry| vmid(&entry.ok()?.file_name()));
+    let machines = machines.map(|vmid| (vmid, GuestKind::Qemu));
+    machines.chain(lxc::status::candidates(ctx).into_iter().map(|vmid| (vmid, GuestKind::Lxc))).collect()
 }
 
 /// The main process of a guest, if it runs.
 pub fn find(ctx: &Context, kind: GuestKind, vmid: Vmid) -> Option<ProcessId> {
     match kind {
         GuestKind::Qemu => find_qemu(ctx, vmid),
-        GuestKind::Lxc => None,
+        GuestKind::Lxc => lxc::status::probe(ctx, vmid),
     }
 }
 
@@ -103,10 +106,10 @@ fn find_qemu(ctx: &Context, vmid: Vmid) -> Option<ProcessId> {
     words.windows(2).any(|pair| pair[0] == b"-id" && pair[1] == number.as_bytes()).then_some(process)
 }
 
-fn usage(_ctx: &Context, kind: GuestKind, _vmid: Vmid, process: ProcessId) -> Usage {
+fn usage(ctx: &Context, kind: GuestKind, vmid: Vmid, process: ProcessId) -> Usage {
     match kind {
         GuestKind::Qemu => process_usage(process.pid).unwrap_or_default(),
-        GuestKind::Lxc => Usage::default(),
+        GuestKind::Lxc => lxc::status::usage(ctx, vmid, process),
     }
 }
 

@@ -25,13 +25,19 @@ fn list(call: &Call, kind: GuestKind) -> Result<Reply> {
     let uptime = live::node::uptime().0;
     let rows = guests
         .iter()
-        .map(|guest| row(guest, uptime, traffic.get(&guest.vmid.number()).copied().unwrap_or_default()))
+        .map(|guest| row(guest, uptime, traffic.get(&guest.vmid.number()).copied().unwrap_or_default()).into())
         .collect();
     Ok(Reply::from(Value::Array(rows)))
 }
 
+/// The row of one guest as of now, for the guest's own status.
+pub fn row_now(guest: &GuestRow) -> Map<String, Value> {
+    let traffic = traffic(std::slice::from_ref(guest));
+    row(guest, live::node::uptime().0, traffic.get(&guest.vmid.number()).copied().unwrap_or_default())
+}
+
 /// `template` and `pid` are there only when they say something: clients test for their presence.
-fn row(guest: &GuestRow, node_uptime: f64, (received, sent): (u64, u64)) -> Value {
+fn row(guest: &GuestRow, node_uptime: f64, (received, sent): (u64, u64)) -> Map<String, Value> {
     let running = guest.running.as_ref();
     let usage = running.map(|running| running.usage).unwrap_or_default();
     let is_vm = guest.kind == GuestKind::Qemu;
@@ -69,5 +75,5 @@ fn row(guest: &GuestRow, node_uptime: f64, (received, sent): (u64, u64)) -> Valu
             set(name, json!(text));
         }
     }
-    Value::Object(row)
+    row
 }

@@ -4,7 +4,7 @@ pub mod boot;
 mod bulk;
 pub mod certificate;
 mod dns;
-mod guests;
+pub(crate) mod guests;
 pub mod handlers;
 mod index;
 mod journal;

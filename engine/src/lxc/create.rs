@@ -1,0 +1,193 @@
+//! Making a container from a template: `vzcreate`.
+//!
+//! ```text
+//! configuration with lock `create` ── volumes ── mount ── unpack ── set up ── configuration without lock
+//! ```
+//! Every step pushes how to undo it; mounts undo themselves (see [`super::mount`]). A worker that is killed leaves a
+//! configuration with the lock `create`, which can be destroyed; see [`super::reconcile`].
+//! (PVE: API2/LXC.pm, create_vm)
+
+use super::idmap::IdMap;
+use super::interface::Interface;
+use super::setup::{self, NewAccount};
+use super::volume::{self, MountPoint};
+use super::{destroy, disk, mount, template};
+use crate::config::guest::{GuestConfig, GuestKind};
+use crate::storage::{self, VolumeId};
+use crate::{Context, Error, Result, Task, Vmid, access, guest};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+/// What is to be made.
+#[derive(Debug, Clone)]
+pub struct NewContainer {
+    /// Its number.
+    pub vmid: Vmid,
+    /// The template.
+    pub template: VolumeId,
+    /// Options as they shall stand in the configuration, without mounts.
+    pub options: BTreeMap<String, String>,
+    /// The description.
+    pub description: Option<String>,
+    /// Variables of its init's environment, separated by NUL.
+    pub environment: Option<String>,
+    /// `rootfs` and `mpN`.
+    pub mounts: Vec<MountPoint>,
+    /// Root's password and keys.
+    pub account: NewAccount,
+    /// The pool that it joins.
+    pub pool: Option<String>,
+    /// Keep going when tar could not unpack everything.
+    pub ignore_unpack_errors: bool,
+}
+
+/// The template's archive, if it is there.
+pub fn archive(ctx: &Context, template: &VolumeId) -> Result<PathBuf> {
+    let path = storage::path(ctx, template)?;
+    if path.is_file() { Ok(path) } else { Err(Error::new(format!("volume '{template}' does not exist"))) }
+}
+
+/// Makes the container; the caller holds the guest's lock.
+pub fn create(task: &Task, new: &NewContainer) -> Result<()> {
+    let vmid = new.vmid;
+    let prefix = || format!("unable to create CT {vmid} -");
+    let fail =
+        |error: Error| Error::new(format!("{} {}", prefix(), error.message().trim_start_matches(&prefix()).trim()));
+    let mut config = GuestConfig::new(GuestKind::Lxc);
+    config.current.set("lock", "create");
+    guest::create(task.ctx, vmid, &config).map_err(fail)?;
+    let mut made = Vec::new();
+    let filled = fill(task, new, &mut made).map_err(fail);
+    let Err(error) = filled else { return Ok(()) };
+    let mut failures = disk::free_all(task.ctx, &made);
+    failures.extend(destroy::remove_directory(task.ctx, vmid).err());
+    failures.extend(guest::remove(task.ctx, GuestKind::Lxc, vmid).err());
+    Err(error.with_cleanup_failures(&failures))
+}
+
+/// Everything behind the reserved number. Volumes are entered into `made` as soon as they exist.
+fn fill(task: &Task, new: &NewContainer, made: &mut Vec<VolumeId>) -> Result<()> {
+    let (ctx, vmid) = (task.ctx, new.vmid);
+    let archive = archive(ctx, &new.template)?;
+    let mut config = GuestConfig::new(GuestKind::Lxc);
+    let part = &mut config.current;
+    part.options.extend(new.options.clone());
+    part.description.clone_from(&new.description);
+    let variables = new.environment.iter().flat_map(|list| list.split('\0')).filter(|variable| !variable.is_empty());
+    part.raw.extend(variables.map(|variable| ("lxc.environment.runtime".to_owned(), variable.to_owned())));
+    let map = IdMap::of(part)?;
+    let mut mounts = new.mounts.clone();
+    for point in &mut mounts {
+        task.check_abort()?;
+        made.extend(disk::allocate(ctx, vmid, point, &map, &|line| task.log(line))?);
+        part.set(point.key.clone(), point.print());
+    }
+    for (index, text) in part.indexed("net").map(|(index, text)| (index, text.to_owned())).collect::<Vec<_>>() {
+        let mut net = Interface::parse(index, &text)?;
+        net.complete(ctx)?;
+        part.set(format!("net{index}"), net.print());
+    }
+    // From now on a killed worker leaves a configuration that knows its volumes.
+    guest::update(ctx, GuestKind::Lxc, vmid, |stored| {
+        stored.current = part.clone();
+        stored.current.set("lock", "create");
+        Ok(())
+    })?;
+    mount::in_own_namespace(|| {
+        let mounted = mount::mount_all(ctx, vmid, &mounts, &map, true)?;
+        task.log(format!("extracting archive '{}'", archive.display()));
+        let unpacked = template::unpack(&archive, &mounted.path, &map, |line| task.log(line));
+        match unpacked {
+            Err(error) if new.ignore_unpack_errors => task.warn(error.message()),
+            unpacked => unpacked?,
+        }
+        detect(task, &mut config, &mounted)?;
+        let part = &config.current;
+        setup::after_create(ctx, &mounted.root, vmid, part, &new.account, |text| task.warn(text))?;
+        task.check_abort()
+    })?;
+    let part = &mut config.current;
+    for (key, value) in [("hostname", format!("CT{vmid}")), ("memory", "512".into()), ("swap", "512".into())] {
+        part.options.entry(key.into()).or_insert(value);
+    }
+    guest::update(ctx, GuestKind::Lxc, vmid, |stored| {
+        stored.current = config.current.clone();
+        Ok(())
+    })?;
+    if let Some(pool) = &new.pool {
+        access::pool_add_guest(ctx, pool, vmid)?;
+    }
+    Ok(())
+}
+
+/// Completes `ostype` and `arch` by what the template holds.
+fn detect(task: &Task, config: &mut GuestConfig, mounted: &mount::Mounted) -> Result<()> {
+    let part = &mut config.current;
+    let unmanaged = part.get("ostype") == Some("unmanaged");
+    let found = if unmanaged {
+        setup::Detected {
+            ostype: "unmanaged".into(),
+            arch: setup::detect(&mounted.root).ok().and_then(|found| found.arch),
+            warning: None,
+        }
+    } else {
+        setup::detect(&mounted.root)?
+    };
+    if let Some(warning) = &found.warning {
+        task.log(warning);
+    }
+    match part.get("ostype") {
+        Some(given) if given != found.ostype => {
+            task.warn(format!("got unexpected ostype ({} != {given})", found.ostype));
+        }
+        _ => {}
+    }
+    part.set("ostype", found.ostype);
+    if part.get("arch").is_none() {
+        match found.arch {
+            Some(arch) => task.log(format!("Detected container architecture: {arch}")),
+            None => task.log("Falling back to amd64.\nUse `pct set VMID --arch ARCH` to change."),
+        }
+        part.set("arch", found.arch.unwrap_or("amd64"));
+    }
+    Ok(())
+}
+
+/// The mounts of a request: plain numbers mean the default storage, a missing root is 4 GiB on it.
+pub fn wanted_mounts(options: &BTreeMap<String, String>, storage: &str) -> Result<Vec<MountPoint>> {
+    let given: Vec<(&String, &String)> = options.iter().filter(|(key, _)| volume::is_mount_key(key)).collect();
+    if given.is_empty() {
+        return Ok(vec![MountPoint::parse("rootfs", &format!("{storage}:4"))?]);
+    }
+    if !options.contains_key("rootfs") {
+        return Err(Error::new("mount points configured, but 'rootfs' not set - aborting"));
+    }
+    let parse = |(key, value): (&String, &String)| {
+        let plain = !value.is_empty() && value.chars().all(|c| c.is_ascii_digit() || c == '.');
+        MountPoint::parse(key, &if plain { format!("{storage}:{value}") } else { value.clone() })
+    };
+    let mut mounts: Vec<MountPoint> = given.into_iter().map(parse).collect::<Result<_>>()?;
+    mounts.sort_by_key(|mount| {
+        mount.key.strip_prefix("mp").and_then(|number| number.parse::<u32>().ok()).map_or(0, |n| n + 1)
+    });
+    Ok(mounts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wanted(options: &[(&str, &str)]) -> Result<Vec<String>> {
+        let options = options.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        Ok(wanted_mounts(&options, "local")?.iter().map(|mount| format!("{} {}", mount.key, mount.print())).collect())
+    }
+
+    #[test]
+    fn mounts_have_defaults_and_an_order() {
+        assert_eq!(wanted(&[("cores", "1")]).unwrap(), ["rootfs local:4"]);
+        let all = wanted(&[("mp10", "/a,mp=/a"), ("mp2", "other:1,mp=/b"), ("rootfs", "8")]).unwrap();
+        assert_eq!(all, ["rootfs local:8", "mp2 other:1,mp=/b", "mp10 /a,mp=/a"]);
+        let error = wanted(&[("mp0", "local:1,mp=/a")]).unwrap_err();
+        assert_eq!(error.message(), "mount points configured, but 'rootfs' not set - aborting");
+    }
+}

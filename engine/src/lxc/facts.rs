@@ -1,0 +1,87 @@
+//! What this machine offers to containers, as [`super::plan`] wants to know it.
+
+use super::cgroup::{self, Hierarchies};
+use super::monitor;
+use super::plan::{Bridge, Device, Facts, LXC_CONFIG, passed_devices};
+use crate::config::guest::Part;
+use crate::{Context, Result, Vmid, error::ResultExt};
+use rustix::fs::FileType;
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Looks at the machine for one container.
+pub fn of_host(ctx: &Context, vmid: Vmid, part: &Part) -> Result<Facts> {
+    let hierarchies = Hierarchies::of_host()?;
+    let swap_file = hierarchies.legacy.get("memory").map(|root| root.join("memory.memsw.limit_in_bytes"));
+    Ok(Facts {
+        directory: monitor::directory(ctx, vmid),
+        log: log_file(ctx, vmid),
+        group: cgroup::group(ctx, vmid),
+        monitor_group: cgroup::monitor_group(ctx, vmid),
+        swap_accounting: swap_file.is_none_or(|file| file.exists()),
+        hierarchies,
+        apparmor: fs::read("/sys/module/apparmor/parameters/enabled").is_ok_and(|text| text.starts_with(b"Y")),
+        includes: names(Path::new(LXC_CONFIG)),
+        seccomp_base: fs::read_to_string(format!("{LXC_CONFIG}/common.seccomp")).ok(),
+        bridges: bridges(ctx),
+        cpus: processors()?,
+        devices: devices(part)?,
+    })
+}
+
+/// liblxc's log of a container's last start.
+pub fn log_file(ctx: &Context, vmid: Vmid) -> PathBuf {
+    ctx.root.run(&format!("pve/ct-{vmid}.log"))
+}
+
+fn names(directory: &Path) -> BTreeSet<String> {
+    let entries = fs::read_dir(directory).into_iter().flatten();
+    entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect()
+}
+
+/// The bridges, or what replaces them.
+pub fn bridges(ctx: &Context) -> BTreeMap<String, Bridge> {
+    if let Some(Value::Object(replaced)) = ctx.host.replaced("bridges") {
+        let bridge = |mtu: &Value| Bridge { mtu: mtu.as_u64().unwrap_or(1500), vlan_aware: true };
+        return replaced.iter().map(|(name, mtu)| (name.clone(), bridge(mtu))).collect();
+    }
+    let links = Path::new("/sys/class/net");
+    let read = |path: PathBuf| fs::read_to_string(path).ok().map(|text| text.trim().to_owned());
+    names(links)
+        .into_iter()
+        .filter(|name| links.join(name).join("bridge").is_dir())
+        .filter_map(|name| {
+            let mtu = read(links.join(&name).join("mtu"))?.parse().ok()?;
+            let vlan_aware = read(links.join(&name).join("bridge/vlan_filtering")).as_deref() == Some("1");
+            Some((name, Bridge { mtu, vlan_aware }))
+        })
+        .collect()
+}
+
+/// The processors that are switched on.
+pub fn processors() -> Result<Vec<u32>> {
+    let path = "/sys/devices/system/cpu/online";
+    let text = fs::read_to_string(path).context(|| path)?;
+    let range = |part: &str| {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        Some(first.parse::<u32>().ok()?..=last.parse::<u32>().ok()?)
+    };
+    Ok(text.trim().split(',').filter_map(range).flatten().collect())
+}
+
+fn devices(part: &Part) -> Result<BTreeMap<String, Device>> {
+    let mut found = BTreeMap::new();
+    for device in passed_devices(part)? {
+        let Ok(node) = rustix::fs::stat(device.path.as_str()) else { continue };
+        let block = match FileType::from_raw_mode(node.st_mode) {
+            FileType::BlockDevice => true,
+            FileType::CharacterDevice => false,
+            _ => continue,
+        };
+        let (major, minor) = (rustix::fs::major(node.st_rdev), rustix::fs::minor(node.st_rdev));
+        found.insert(device.path, Device { block, major, minor });
+    }
+    Ok(found)
+}

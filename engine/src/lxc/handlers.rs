@@ -1,0 +1,321 @@
+//! `/nodes/{node}/lxc`: the methods of containers.
+//!
+//! Suspending (PVE freezes to disk by CRIU), templates, clones, snapshots, migration and the restore of backups are not
+//! built yet.
+
+use super::create::{self, NewContainer};
+use super::destroy::{self, Destroy};
+use super::liblxc::Liblxc;
+use super::permission::{self, Target};
+use super::setup::NewAccount;
+use super::start::{self, Start};
+use super::stop::{self, Stop};
+use super::update::{self, Change};
+use super::volume::{self, Source};
+use super::{cgroup, monitor, resize, status, view};
+use crate::call::config_text;
+use crate::config::guest::GuestKind;
+use crate::registry::{Binding, delete, get, post, put};
+use crate::storage::{self, VolumeId};
+use crate::{Call, Error, Reply, Result, Vmid, access, bail, guest, lock};
+use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// The methods bound here.
+pub const METHODS: &[Binding] = &[
+    post("/nodes/{node}/lxc", create_container),
+    delete("/nodes/{node}/lxc/{vmid}", destroy_container),
+    get("/nodes/{node}/lxc/{vmid}/config", get_config),
+    put("/nodes/{node}/lxc/{vmid}/config", put_config),
+    get("/nodes/{node}/lxc/{vmid}/pending", get_pending),
+    get("/nodes/{node}/lxc/{vmid}/feature", get_feature),
+    get("/nodes/{node}/lxc/{vmid}/interfaces", get_interfaces),
+    put("/nodes/{node}/lxc/{vmid}/resize", resize_volume),
+    get("/nodes/{node}/lxc/{vmid}/status/current", get_status),
+    post("/nodes/{node}/lxc/{vmid}/status/start", start_container),
+    post("/nodes/{node}/lxc/{vmid}/status/stop", stop_container),
+    post("/nodes/{node}/lxc/{vmid}/status/shutdown", shut_container_down),
+    post("/nodes/{node}/lxc/{vmid}/status/reboot", reboot_container),
+];
+
+/// Parameters of the creation that are no options of the container.
+const NOT_OPTIONS: [&str; 14] = [
+    "node",
+    "vmid",
+    "ostemplate",
+    "password",
+    "storage",
+    "force",
+    "restore",
+    "unique",
+    "pool",
+    "ignore-unpack-errors",
+    "ssh-public-keys",
+    "bwlimit",
+    "start",
+    "ha-managed",
+];
+
+/// Options among parameters, as the file holds them.
+fn options(call: &Call, without: &[&str]) -> BTreeMap<String, String> {
+    let wanted = call.params.iter().filter(|(key, _)| !without.contains(&key.as_str()));
+    wanted.map(|(key, value)| (key.clone(), config_text(value))).collect()
+}
+
+fn vmid(call: &Call) -> Result<Vmid> {
+    call.param("vmid")
+}
+
+fn is_running(call: &Call, vmid: Vmid) -> bool {
+    monitor::init(call.ctx, vmid).is_some()
+}
+
+fn runtime(call: &Call) -> Liblxc {
+    Liblxc::new(monitor::containers(call.ctx))
+}
+
+fn create_container(call: &Call) -> Result<Reply> {
+    let (ctx, vmid) = (call.ctx, vmid(call)?);
+    if call.flag("restore") || call.flag("force") {
+        return Err(Error::NotImplemented("restoring containers from backups is not implemented".into()));
+    }
+    if call.flag("ha-managed") {
+        return Err(Error::NotImplemented("containers cannot be made HA resources yet".into()));
+    }
+    let unprivileged = call.opt::<bool>("unprivileged")?.unwrap_or(true);
+    if !unprivileged {
+        access::check(ctx, "/", &["Sys.Modify"])?;
+    }
+    let pool: Option<String> = call.opt("pool")?;
+    if let Some(pool) = &pool
+        && access::has(ctx, &format!("/pool/{pool}"), &["VM.Allocate"])
+    {
+        // Allowed by the pool.
+    } else {
+        access::check(ctx, &format!("/vms/{vmid}"), &["VM.Allocate"])?;
+    }
+    // The worker comes here, too: then the number may be taken by what it made before it was killed, but not by itself.
+    if let Some(kind) = guest::find(ctx, vmid) {
+        bail!("{} {vmid} already exists on node '{}'", kind.label(), ctx.node);
+    }
+    let storage: String = call.opt("storage")?.unwrap_or_else(|| "local".into());
+    let mut options = options(call, &NOT_OPTIONS);
+    options.retain(|key, _| !volume::is_unused_key(key));
+    options.remove("unprivileged");
+    let target = Target { vmid, pool: pool.as_deref(), old: None, unprivileged };
+    permission::check_options(ctx, target, &options, &[])?;
+    let template: VolumeId = call.param("ostemplate")?;
+    storage::check_volume_access(ctx, Some(vmid), &template)?;
+    create::archive(ctx, &template)?;
+    let mounts = create::wanted_mounts(&options, &storage)?;
+    for mount in mounts.iter().filter(|mount| mount.source() == Source::Volume) {
+        let storage = mount.volume().split(':').next().unwrap_or_default();
+        storage::check_content(ctx, storage, "rootdir").map_err(|_| {
+            Error::parameter("storage", format!("storage '{storage}' does not support container directories"))
+        })?;
+        access::check(ctx, &format!("/storage/{storage}"), &["Datastore.AllocateSpace"])?;
+    }
+    options.retain(|key, _| !volume::is_mount_key(key));
+    if unprivileged {
+        options.insert("unprivileged".into(), "1".into());
+    }
+    if let Some(units) = options.get_mut("cpuunits") {
+        *units = cgroup::clamp_cpu_units(&cgroup::Hierarchies::of_host()?, units.parse().ok()).to_string();
+    }
+    let new = NewContainer {
+        vmid,
+        template,
+        description: options.remove("description"),
+        environment: options.remove("env"),
+        options,
+        mounts,
+        account: NewAccount { password: call.opt("password")?, keys: call.opt("ssh-public-keys")? },
+        pool,
+        ignore_unpack_errors: call.flag("ignore-unpack-errors"),
+    };
+    let start = call.flag("start");
+    let runtime = runtime(call);
+    call.task("vzcreate", vmid, |task| {
+        let _lock = task.lock(&lock::guest(vmid))?;
+        create::create(task, &new)?;
+        if start { start::start(task, &runtime, vmid, Start::default()) } else { Ok(()) }
+    })
+}
+
+fn destroy_container(call: &Call) -> Result<Reply> {
+    let vmid = vmid(call)?;
+    let options = Destroy {
+        force: call.flag("force"),
+        purge: call.flag("purge"),
+        unreferenced: call.flag("destroy-unreferenced-disks"),
+    };
+    destroy::check(call.ctx, vmid, &guest::load(call.ctx, GuestKind::Lxc, vmid)?, options.force)?;
+    let runtime = runtime(call);
+    call.task("vzdestroy", vmid, |task| {
+        let _lock = task.lock(&lock::guest(vmid))?;
+        destroy::destroy(task, &runtime, vmid, options)
+    })
+}
+
+fn get_config(call: &Call) -> Result<Reply> {
+    let config = guest::load(call.ctx, GuestKind::Lxc, vmid(call)?)?;
+    let Some(name) = call.opt::<String>("snapshot")? else {
+        return Ok(view::config(&config, call.flag("current")).into());
+    };
+    if call.flag("current") {
+        return Err(Error::parameter("snapshot", "cannot use 'snapshot' parameter with 'current'"));
+    }
+    let part = config.snapshots.get(&name).ok_or_else(|| Error::new(format!("snapshot '{name}' does not exist")))?;
+    Ok(view::snapshot(part, &config.digest).into())
+}
+
+fn get_pending(call: &Call) -> Result<Reply> {
+    Ok(view::pending(&guest::load(call.ctx, GuestKind::Lxc, vmid(call)?)?).into())
+}
+
+fn put_config(call: &Call) -> Result<Reply> {
+    let (ctx, vmid) = (call.ctx, vmid(call)?);
+    let set = options(call, &["node", "vmid", "delete", "revert", "digest"]);
+    let list = |name: &str| call.opt::<Vec<String>>(name).map(Option::unwrap_or_default);
+    let change = Change { set, delete: list("delete")?, revert: list("revert")?, digest: call.opt("digest")? };
+    if change.set.is_empty() && change.delete.is_empty() && change.revert.is_empty() {
+        bail!("no options specified");
+    }
+    if change.set.contains_key("env") || change.delete.iter().any(|key| key == "env") {
+        return Err(Error::NotImplemented("'env' can only be given at creation".into()));
+    }
+    for (name, keys) in [("delete", &change.delete), ("revert", &change.revert)] {
+        for key in keys {
+            let is_option =
+                call.method.parameters.contains_key(key) || contract::lookup(&call.method.parameters, key).is_some();
+            if !is_option || ["node", "vmid", "delete", "revert", "digest"].contains(&key.as_str()) {
+                return Err(Error::parameter(name, format!("unknown option '{key}'")));
+            }
+            if change.set.contains_key(key) {
+                let text = format!("you can't use '-{key}' and '-{name} {key}' at the same time");
+                return Err(Error::parameter(name, text));
+            }
+        }
+    }
+    if let Some(key) = change.delete.iter().find(|key| change.revert.contains(key)) {
+        let text = format!("you can't use '-delete {key}' and '-revert {key}' at the same time");
+        return Err(Error::parameter("delete", text));
+    }
+    let old = guest::load(ctx, GuestKind::Lxc, vmid)?;
+    let unprivileged = old.current.flag("unprivileged");
+    let target = Target { vmid, pool: None, old: Some(&old.current), unprivileged };
+    permission::check_options(ctx, target, &change.set, &[change.delete.clone(), change.revert.clone()].concat())?;
+    update::change(ctx, vmid, &change)?;
+    Ok(Reply::null())
+}
+
+/// Which operations the volumes allow. Snapshots and clones are not built yet. (PVE: LXC/Config.pm, has_feature)
+fn get_feature(call: &Call) -> Result<Reply> {
+    guest::load(call.ctx, GuestKind::Lxc, vmid(call)?)?;
+    Ok(json!({"hasFeature": 0}).into())
+}
+
+fn get_interfaces(call: &Call) -> Result<Reply> {
+    let vmid = vmid(call)?;
+    guest::load(call.ctx, GuestKind::Lxc, vmid)?;
+    match status::probe(call.ctx, vmid) {
+        Some(init) => Ok(status::interfaces(init)?.into()),
+        None => Ok(Reply::null()),
+    }
+}
+
+fn resize_volume(call: &Call) -> Result<Reply> {
+    let (ctx, vmid) = (call.ctx, vmid(call)?);
+    let (disk, size): (String, String) = (call.param("disk")?, call.param("size")?);
+    let config = guest::load(ctx, GuestKind::Lxc, vmid)?;
+    crate::file::assert_digest(&config.digest, call.text("digest").as_deref())?;
+    let unprivileged = config.current.flag("unprivileged");
+    let target = Target { vmid, pool: None, old: Some(&config.current), unprivileged };
+    permission::check_options(ctx, target, &BTreeMap::new(), std::slice::from_ref(&disk))?;
+    resize::check(ctx, vmid, &config, &disk, &size)?;
+    call.task("resize", vmid, |task| {
+        let _lock = task.lock(&lock::guest(vmid))?;
+        let config = guest::load(ctx, GuestKind::Lxc, vmid)?;
+        resize::grow(task, vmid, resize::check(ctx, vmid, &config, &disk, &size)?)
+    })
+}
+
+fn get_status(call: &Call) -> Result<Reply> {
+    let status: Map<String, Value> = status::current(call.ctx, vmid(call)?)?;
+    Ok(Value::Object(status).into())
+}
+
+fn skip_lock(call: &Call) -> Result<bool> {
+    let skip = call.flag("skiplock");
+    if skip && !call.ctx.caller.is_root() {
+        return Err(Error::parameter("skiplock", "Only root may use this option."));
+    }
+    Ok(skip)
+}
+
+fn start_container(call: &Call) -> Result<Reply> {
+    let vmid = vmid(call)?;
+    let options = Start { skip_lock: skip_lock(call)?, debug: call.flag("debug") };
+    guest::load(call.ctx, GuestKind::Lxc, vmid)?;
+    if is_running(call, vmid) {
+        bail!("CT {vmid} already running");
+    }
+    let runtime = runtime(call);
+    call.task("vzstart", vmid, |task| {
+        let _lock = task.lock(&lock::guest(vmid))?;
+        start::start(task, &runtime, vmid, options)
+    })
+}
+
+fn stop_container(call: &Call) -> Result<Reply> {
+    let vmid = vmid(call)?;
+    let skip = skip_lock(call)?;
+    stop_task(call, "vzstop", vmid, skip, |_| Stop::Kill)
+}
+
+fn shut_container_down(call: &Call) -> Result<Reply> {
+    let vmid = vmid(call)?;
+    stop_task(call, "vzshutdown", vmid, false, shutdown_of)
+}
+
+fn shutdown_of(call: &Call) -> Stop {
+    let seconds = call.opt::<u64>("timeout").ok().flatten().unwrap_or(60);
+    Stop::Shutdown { patience: Duration::from_secs(seconds), then_kill: call.flag("forceStop") }
+}
+
+fn stop_task(call: &Call, kind: &str, vmid: Vmid, skip_lock: bool, how: fn(&Call) -> Stop) -> Result<Reply> {
+    let ctx = call.ctx;
+    guest::load(ctx, GuestKind::Lxc, vmid)?;
+    if !is_running(call, vmid) {
+        bail!("CT {vmid} not running");
+    }
+    let runtime = runtime(call);
+    call.task(kind, vmid, |task| {
+        let _lock = task.lock(&lock::guest(vmid))?;
+        let config = guest::load(ctx, GuestKind::Lxc, vmid)?;
+        if !skip_lock && config.current.get("lock") != Some("mounted") {
+            guest::check_lock(&config)?;
+        }
+        stop::stop(task, &runtime, vmid, how(call))
+    })
+}
+
+/// A stop and a start, so that changes that waited take effect.
+fn reboot_container(call: &Call) -> Result<Reply> {
+    let (ctx, vmid) = (call.ctx, vmid(call)?);
+    guest::load(ctx, GuestKind::Lxc, vmid)?;
+    if !is_running(call, vmid) {
+        bail!("CT {vmid} not running!");
+    }
+    let patience = Duration::from_secs(call.opt("timeout")?.unwrap_or(60));
+    let runtime = runtime(call);
+    call.task("vzreboot", vmid, |task| {
+        let _lock = task.lock(&lock::guest(vmid))?;
+        if monitor::init(ctx, vmid).is_none() {
+            return Ok(());
+        }
+        stop::stop(task, &runtime, vmid, Stop::Shutdown { patience, then_kill: true })?;
+        start::start(task, &runtime, vmid, Start::default())
+    })
+}

@@ -1,0 +1,41 @@
+//! Containers, by liblxc.
+//!
+//! ```text
+//! handlers ── create, start, stop, destroy, update, resize ── plan (pure) ── liblxc ── monitor of the container
+//!                     │                                          ▲                        ▲
+//!                     └─ disk, mount, template, setup            └─ facts       monitor, cgroup, status
+//! tools ───── exec, transfer, storage_view
+//! ```
+//! A container's truth is its file below `/etc/pve`. `/var/lib/lxc/VMID` holds what liblxc reads and is written anew at
+//! each start. A running container belongs to its monitor, which is nobody's child: daemons and tools come and go. Its
+//! mounts live in the monitor's mount namespace and end with it (see [`mount`]).
+
+pub mod cgroup;
+pub mod create;
+pub mod destroy;
+mod disk;
+pub mod exec;
+pub mod facts;
+pub mod handlers;
+mod hook;
+pub mod idmap;
+pub mod interface;
+pub mod liblxc;
+pub mod monitor;
+pub mod mount;
+pub mod permission;
+pub mod plan;
+mod reconcile;
+pub mod resize;
+pub mod rootfs;
+pub mod setup;
+pub mod start;
+pub mod status;
+pub mod stop;
+mod template;
+pub mod transfer;
+pub mod update;
+mod view;
+pub mod volume;
+
+pub use reconcile::{Report, reconcile};

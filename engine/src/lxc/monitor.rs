@@ -1,0 +1,92 @@
+//! Questions to a running container's monitor, over the command socket that liblxc opens for it.
+//!
+//! One connection per question, without reading the container's configuration, so that a list of many containers stays
+//! cheap. The socket's name and messages are liblxc's. (liblxc: commands.h, commands_utils.c; PVE: LXC/Command.pm)
+
+use crate::process::ProcessId;
+use crate::{Context, Vmid};
+use std::io::{Read, Write};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr, UnixStream};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// The longest name that fits into an abstract socket address.
+const LONGEST_NAME: usize = 106;
+
+/// The number of the question for the process number of the container's init.
+const GET_INIT_PID: i32 = 4;
+
+/// The directory of all containers' directories.
+pub fn containers(ctx: &Context) -> PathBuf {
+    ctx.root.path("/var/lib/lxc")
+}
+
+/// The directory of one container.
+pub fn directory(ctx: &Context, vmid: Vmid) -> PathBuf {
+    containers(ctx).join(vmid.to_string())
+}
+
+/// The monitor's socket, if there is a monitor. It closes when the monitor ends.
+pub fn connect(ctx: &Context, vmid: Vmid) -> Option<UnixStream> {
+    let path = containers(ctx);
+    let name = socket_name(path.as_os_str().as_bytes(), vmid);
+    let address = SocketAddr::from_abstract_name(name).ok()?;
+    let stream = UnixStream::connect_addr(&address).ok()?;
+    let limit = Some(Duration::from_secs(2));
+    stream.set_read_timeout(limit).and_then(|()| stream.set_write_timeout(limit)).ok()?;
+    Some(stream)
+}
+
+/// The init process of a running container, as the host sees it.
+pub fn init(ctx: &Context, vmid: Vmid) -> Option<ProcessId> {
+    let mut stream = connect(ctx, vmid)?;
+    // struct { int command; int length; void *data }
+    let mut request = [0; 16];
+    request[..4].copy_from_slice(&GET_INIT_PID.to_ne_bytes());
+    stream.write_all(&request).ok()?;
+    // struct { int result; int length; void *data }, the pointer holds the number
+    let mut response = [0; 16];
+    stream.read_exact(&mut response).ok()?;
+    let word = |range: std::ops::Range<usize>| i32::from_ne_bytes(response[range].try_into().expect("four bytes"));
+    let (result, pid) = (word(0..4), word(8..12));
+    if result < 0 {
+        return None;
+    }
+    ProcessId::of(u32::try_from(pid).ok().filter(|pid| *pid > 0)?)
+}
+
+/// The abstract name of the socket; long paths are hashed by liblxc.
+fn socket_name(path: &[u8], vmid: Vmid) -> Vec<u8> {
+    let mut name = [path, format!("/{vmid}").as_bytes()].concat();
+    if name.len() + "/command".len() > LONGEST_NAME {
+        name = format!("lxc/{:016x}", fnv_1a(&name)).into_bytes();
+    }
+    name.extend_from_slice(b"/command");
+    name
+}
+
+fn fnv_1a(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_paths_or_their_hash() {
+        let vmid = "100".parse().unwrap();
+        assert_eq!(socket_name(b"/var/lib/lxc", vmid), b"/var/lib/lxc/100/command");
+        let long = format!("/{}", "x".repeat(120));
+        let name = String::from_utf8(socket_name(long.as_bytes(), vmid)).unwrap();
+        assert!(name.starts_with("lxc/") && name.ends_with("/command") && name.len() == 4 + 16 + 8, "{name}");
+    }
+
+    #[test]
+    fn nothing_answers_for_a_stopped_container() {
+        let directory = tempfile::tempdir().unwrap();
+        assert_eq!(init(&Context::for_test(directory.path()), "100".parse().unwrap()), None);
+    }
+}

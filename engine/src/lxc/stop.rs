@@ -1,0 +1,99 @@
+//! Stopping a container, and removing what a stopped one has left.
+//!
+//! A container has stopped when its monitor has: the command socket closes. What is left then are empty control groups,
+//! sometimes a link, and changes that waited for the stop.
+
+use super::liblxc::Runtime;
+use super::{cgroup, hook, interface, monitor, update};
+use crate::config::guest::GuestKind;
+use crate::{Context, Error, Result, Task, Vmid, bail, command, error::ResultExt, guest};
+use std::io::Read;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// How long a killed container may take to be gone.
+const KILL_PATIENCE: Duration = Duration::from_secs(60);
+
+/// How a container is to be stopped.
+#[derive(Debug, Clone, Copy)]
+pub enum Stop {
+    /// At once.
+    Kill,
+    /// By its own init.
+    Shutdown {
+        /// How long to wait.
+        patience: Duration,
+        /// Whether to kill it after that.
+        then_kill: bool,
+    },
+}
+
+/// Stops a container; the caller holds the guest's lock. A stopped one is no error.
+pub fn stop(task: &Task, runtime: &dyn Runtime, vmid: Vmid, how: Stop) -> Result<()> {
+    let ctx = task.ctx;
+    let Some(mut monitor) = monitor::connect(ctx, vmid) else {
+        return clean_up(ctx, vmid);
+    };
+    let part = guest::load(ctx, GuestKind::Lxc, vmid)?.current;
+    hook::run(ctx, vmid, &part, "pre-stop", |line| task.log(line)).unwrap_or_else(|error| task.warn(error.message()));
+    match how {
+        Stop::Kill => runtime.kill(vmid)?,
+        Stop::Shutdown { patience, then_kill } => {
+            if !runtime.shutdown(vmid, patience)? {
+                if !then_kill {
+                    bail!("container did not stop");
+                }
+                task.log("container did not shut down in time, stopping it now");
+                runtime.kill(vmid)?;
+            }
+        }
+    }
+    // The monitor never writes to a connection without a question, so this returns at its end or at the time limit.
+    monitor.set_read_timeout(Some(KILL_PATIENCE))?;
+    if !matches!(monitor.read(&mut [0; 1]), Ok(0)) {
+        bail!("container did not stop");
+    }
+    clean_up(ctx, vmid)?;
+    update::apply_all_pending(ctx, vmid, |text| task.warn(text))?;
+    hook::run(ctx, vmid, &part, "post-stop", |line| task.log(line)).unwrap_or_else(|error| task.warn(error.message()));
+    Ok(())
+}
+
+/// Removes what a container that does not run has left: control groups and links. All failures are reported.
+pub fn clean_up(ctx: &Context, vmid: Vmid) -> Result<()> {
+    if monitor::init(ctx, vmid).is_some() {
+        bail!("CT {vmid} is running");
+    }
+    let mut failures: Vec<Error> = remove_groups(ctx, vmid).err().into_iter().collect();
+    failures.extend(leftover_links(vmid).iter().filter_map(|link| remove_link(link).err()));
+    match failures.split_first() {
+        None => Ok(()),
+        Some((first, rest)) => Err(Error::new(first.message()).with_cleanup_failures(rest)),
+    }
+}
+
+/// Processes that were just killed may need a moment to leave their group.
+fn remove_groups(ctx: &Context, vmid: Vmid) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        match cgroup::remove(ctx, vmid) {
+            Err(_) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(20)),
+            result => return result,
+        }
+    }
+}
+
+fn leftover_links(vmid: Vmid) -> Vec<String> {
+    let entries = std::fs::read_dir("/sys/class/net").into_iter().flatten();
+    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    names.filter(|name| interface::parse_host_name(name).is_some_and(|(owner, _)| owner == vmid)).collect()
+}
+
+/// Removes a link. The kernel may be faster, because the other end went with its namespace.
+fn remove_link(name: &str) -> Result<()> {
+    let removed = command::run("ip", &["link", "delete", "dev", name]);
+    if removed.is_err() && !Path::new("/sys/class/net").join(name).exists() {
+        return Ok(());
+    }
+    removed.map(drop).context(|| format!("unable to remove link '{name}'"))
+}
