@@ -174,6 +174,22 @@ fn keyed(text: &str, key: &str) -> u64 {
     text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.trim().parse().ok()).unwrap_or(0)
 }
 
+/// The processors that a running container may use; none when the kernel does not tell.
+pub fn cpu_set(ctx: &Context, hierarchies: &Hierarchies, vmid: Vmid) -> Option<Vec<u32>> {
+    let (place, version) = hierarchies.place("cpuset", &group(ctx, vmid))?;
+    let file = if version == Version::V2 { "cpuset.cpus.effective" } else { "cpuset.effective_cpus" };
+    Some(parse_cpu_list(&fs::read_to_string(place.join(file)).ok()?))
+}
+
+/// The numbers of a list such as `0-2,5`.
+pub fn parse_cpu_list(text: &str) -> Vec<u32> {
+    let range = |part: &str| {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        Some(first.parse::<u32>().ok()?..=last.parse::<u32>().ok()?)
+    };
+    text.trim().split(',').filter_map(range).flatten().collect()
+}
+
 /// Hard and throttling limit for an amount of memory in MiB. (PVE: LXC/Config.pm, calculate_memory_constraints)
 pub fn memory_limits(mib: u64) -> (u64, u64) {
     let high = if mib >= 16 * 1024 { (mib - 128) * 1024 * 1024 } else { mib * 1024 * 1016 };

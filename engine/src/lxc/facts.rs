@@ -64,11 +64,7 @@ pub fn bridges(ctx: &Context) -> BTreeMap<String, Bridge> {
 pub fn processors() -> Result<Vec<u32>> {
     let path = "/sys/devices/system/cpu/online";
     let text = fs::read_to_string(path).context(|| path)?;
-    let range = |part: &str| {
-        let (first, last) = part.split_once('-').unwrap_or((part, part));
-        Some(first.parse::<u32>().ok()?..=last.parse::<u32>().ok()?)
-    };
-    Ok(text.trim().split(',').filter_map(range).flatten().collect())
+    Ok(cgroup::parse_cpu_list(&text))
 }
 
 fn devices(part: &Part) -> Result<BTreeMap<String, Device>> {

@@ -4,7 +4,7 @@
 //! handlers ── create, start, stop, destroy, update, resize ── plan (pure) ── liblxc ── monitor of the container
 //!                     │                                          ▲                        ▲
 //!                     └─ disk, mount, template, setup            └─ facts       monitor, cgroup, status
-//! tools ───── exec, transfer, storage_view
+//! tools ───── exec, transfer, inspect
 //! ```
 //! A container's truth is its file below `/etc/pve`. `/var/lib/lxc/VMID` holds what liblxc reads and is written anew at
 //! each start. A running container belongs to its monitor, which is nobody's child: daemons and tools come and go. Its
@@ -19,6 +19,7 @@ pub mod facts;
 pub mod handlers;
 mod hook;
 pub mod idmap;
+pub mod inspect;
 pub mod interface;
 pub mod liblxc;
 pub mod monitor;

@@ -7,7 +7,7 @@
 use super::idmap::{self, IdMap};
 use super::liblxc::Runtime;
 use super::plan::{self, Plan};
-use super::{facts, hook, interface, monitor, mount, setup, stop, update, volume};
+use super::{facts, hook, inspect, interface, monitor, mount, setup, stop, update, volume};
 use crate::config::guest::{GuestConfig, GuestKind};
 use crate::{Context, Error, Result, Task, Vmid, bail, command, error::ResultExt, file, guest};
 use std::fs;
@@ -41,6 +41,9 @@ pub fn start(task: &Task, runtime: &dyn Runtime, vmid: Vmid, options: Start) -> 
     }
     idmap::ensure_granted(ctx, &map, |line| task.log(line))?;
     stop::clean_up(ctx, vmid).context(|| "leftovers of the last run")?;
+    if part.get("lock") == Some("mounted") {
+        inspect::release(ctx, vmid)?;
+    }
     write_plan(ctx, vmid, &plan)?;
     hook::run(ctx, vmid, &part, "pre-start", |line| task.log(line))?;
     let started = mount::in_own_namespace(|| {
