@@ -65,11 +65,9 @@ pub fn unpack(archive: &Path, root: &Path, map: &IdMap, log: impl Fn(&str)) -> R
     command.args(["-x", "-f", "-"]).args(compression).args(TAR_FLAGS).arg("-C").arg(root);
     command.args(["--anchored", "--exclude", "./dev/*", "--exclude", "dev/*"]);
     command.stdin(input).stdout(Stdio::null()).stderr(Stdio::piped()).env("LC_ALL", "C").process_group(0);
-    if let Some(namespace) = &namespace {
-        let namespace = namespace.as_raw_fd();
-        // SAFETY: between fork and exec only system calls are made, with a descriptor that outlives them.
-        unsafe { command.pre_exec(move || enter(namespace)) };
-    }
+    let entered = namespace.as_ref().map(AsRawFd::as_raw_fd);
+    // SAFETY: between fork and exec only system calls are made, with a descriptor that outlives them.
+    unsafe { command.pre_exec(move || entered.map_or(Ok(()), enter).and_then(|()| end_with_parent())) };
     let mut child = command.spawn().context(|| "unable to start 'tar'")?;
     let (sender, receiver) = std::sync::mpsc::channel();
     let errors = child.stderr.take().expect("standard error is a pipe");
@@ -119,6 +117,15 @@ fn enter(namespace: i32) -> std::io::Result<()> {
         check(libc::setgroups(0, std::ptr::null()))?;
         check(libc::setresgid(0, 0, 0))?;
         check(libc::setresuid(0, 0, 0))
+    }
+}
+
+/// A killed task must not leave tar at work; becoming another user would clear this, so it comes last.
+fn end_with_parent() -> std::io::Result<()> {
+    // SAFETY: a plain system call about this process alone.
+    match unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) } {
+        0 => Ok(()),
+        _ => Err(std::io::Error::last_os_error()),
     }
 }
 
