@@ -106,6 +106,8 @@ fn daemon(mut ctx: Context, control: &Control) -> Result<()> {
 fn prepare(ctx: &mut Context) -> Result<()> {
     engine::access::keys::ensure(ctx)?;
     engine::node::certificate::ensure(ctx)?;
+    ctx.live = Some(engine::live::start(ctx)?);
+    engine::node::boot::begin(ctx);
     Ok(())
 }
 
