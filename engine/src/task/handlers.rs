@@ -84,10 +84,9 @@ fn list(call: &Call) -> Result<Reply> {
     let source = call.text("source").unwrap_or_else(|| "archive".into());
     let start: usize = call.opt("start")?.unwrap_or(0);
     let limit: usize = call.opt("limit")?.unwrap_or(50);
-    let mut records = Vec::new();
-    if source != "archive" {
-        records.extend(journal::active(call.ctx)?.into_iter().filter(|record| record.end.is_none()));
-    }
+    // Looked at in any case: this gives an end to tasks whose process is gone.
+    let mut records = journal::active(call.ctx)?;
+    records.retain(|record| record.end.is_none() && source != "archive");
     if source != "active" {
         records.extend(journal::archive(call.ctx)?);
     }
