@@ -9,6 +9,7 @@ mod backup;
 pub mod config;
 pub mod content;
 mod directory;
+pub mod download;
 pub mod driver;
 mod edit;
 pub mod handlers;

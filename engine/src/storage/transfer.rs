@@ -8,10 +8,12 @@ use super::content::Content;
 use super::directory::name::{FileName, is_safe_character};
 use super::image::{self, Header};
 use super::volume::Format;
+use crate::process::ProcessId;
 use crate::task::abort;
 use crate::{Context, Error, Result, bail, command, error::ResultExt};
 use openssl::hash::{Hasher, MessageDigest};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{CWD, Mode, OFlags, RenameFlags};
+use rustix::io::Errno;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -29,6 +31,7 @@ pub struct Target {
     /// Its name.
     pub file: String,
     format: String,
+    node: String,
 }
 
 impl Target {
@@ -53,12 +56,17 @@ impl Target {
             bail!("storage '{id}' does not support '{content}' content");
         }
         let directory = super::driver_of(&storage)?.content_directory(&storage, content)?;
-        Ok(Target { content, directory, file, format: known.format })
+        Ok(Target { content, directory, file, format: known.format, node: ctx.node.clone() })
     }
 
     /// The whole path.
     pub fn path(&self) -> PathBuf {
         self.directory.join(&self.file)
+    }
+
+    /// How this node's hidden files begin; the number of the process that writes them follows.
+    fn hidden_prefix(&self) -> String {
+        format!(".incoming-{}-", self.node)
     }
 
     /// Refuses what could reach other files when a guest uses it, and what is not what its name says.
@@ -179,7 +187,8 @@ impl<'a> Incoming<'a> {
     pub fn create(target: &'a Target) -> Result<Self> {
         let directory = &target.directory;
         fs::create_dir_all(directory).context(|| format!("unable to create '{}'", directory.display()))?;
-        let path = directory.join(format!(".incoming-{}-{}", std::process::id(), unique_number()));
+        remove_abandoned(target);
+        let path = directory.join(format!("{}{}-{}", target.hidden_prefix(), std::process::id(), unique_number()));
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = rustix::fs::open(&path, flags, Mode::from_raw_mode(0o644))
             .context(|| format!("unable to create '{}'", path.display()))?;
@@ -192,15 +201,44 @@ impl<'a> Incoming<'a> {
     }
 
     /// Verifies the content and gives the file its name. An older file of that name is replaced.
-    pub fn place(mut self) -> Result<()> {
-        self.target.verify(&self.path)?;
+    pub fn place(self) -> Result<()> {
+        self.move_to_target(RenameFlags::empty())
+    }
+
+    /// Verifies the content and gives the file its name unless somebody else has been faster.
+    pub fn place_new(self) -> Result<()> {
+        self.move_to_target(RenameFlags::NOREPLACE)
+    }
+
+    fn move_to_target(mut self, flags: RenameFlags) -> Result<()> {
+        self.target.verify(&self.path).context(|| "failed to verify file")?;
         self.file.sync_data()?;
         rustix::fs::fchmod(&self.file, Mode::from_raw_mode(0o644))?;
         let target = self.target.path();
-        fs::rename(&self.path, &target)
-            .context(|| format!("unable to rename temporary file to '{}'", target.display()))?;
+        match rustix::fs::renameat_with(CWD, &self.path, CWD, &target, flags) {
+            Ok(()) => {}
+            Err(Errno::EXIST) => bail!("refusing to override existing file '{}'", target.display()),
+            // Some network file systems know no flags; the look before the download has to do there.
+            Err(Errno::INVAL) => fs::rename(&self.path, &target)?,
+            Err(error) => {
+                return Err(error).context(|| format!("unable to rename temporary file to '{}'", target.display()));
+            }
+        }
         self.placed = true;
         Ok(())
+    }
+}
+
+/// Removes what processes of this node have left behind that were killed.
+fn remove_abandoned(target: &Target) {
+    let prefix = target.hidden_prefix();
+    for entry in fs::read_dir(&target.directory).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let pid = name.to_str().and_then(|name| name.strip_prefix(&prefix)?.split_once('-')?.0.parse().ok());
+        if pid.is_some_and(|pid| ProcessId::of(pid).is_none()) {
+            // Another process may be doing the same.
+            let _ = fs::remove_file(entry.path());
+        }
     }
 }
 
@@ -297,7 +335,10 @@ mod tests {
         let evil = image::qcow2_bytes(1, "/etc/shadow");
         for (content, name) in [(Content::Iso, "evil.iso"), (Content::Import, "evil.qcow2")] {
             let error = put(content, name, &evil).unwrap_err();
-            assert_eq!(error.message(), format!("backing file not allowed for untrusted image '{name}'!"));
+            assert_eq!(
+                error.message(),
+                format!("failed to verify file: backing file not allowed for untrusted image '{name}'!")
+            );
         }
         assert!(put(Content::Import, "text.qcow2", b"text").is_err());
         assert!(put(Content::Import, "x.vmdk", b"# Disk DescriptorFile\nRW 10 FLAT \"/etc/shadow\" 0\n").is_err());

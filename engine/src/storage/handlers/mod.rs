@@ -2,6 +2,7 @@
 
 mod config;
 mod content;
+mod download;
 mod status;
 mod upload;
 
@@ -22,4 +23,6 @@ pub const METHODS: &[Binding] = &[
     put("/nodes/{node}/storage/{storage}/content/{volume}", content::update),
     delete("/nodes/{node}/storage/{storage}/content/{volume}", content::remove),
     post("/nodes/{node}/storage/{storage}/upload", upload::upload),
+    post("/nodes/{node}/storage/{storage}/download-url", download::download),
+    get("/nodes/{node}/query-url-metadata", download::metadata),
 ];

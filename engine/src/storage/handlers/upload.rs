@@ -45,10 +45,7 @@ fn start(call: &Call, received: &Path) -> Result<Reply> {
     let content: Content = call.param("content")?;
     let file = open_received(received)?;
     let target = Target::new(call.ctx, &id, content, &call.param::<String>("filename")?)?;
-    let checksum = match (call.opt("checksum-algorithm")?, call.opt("checksum")?) {
-        (Some(algorithm), Some(expected)) => Some(Checksum::new(algorithm, expected)),
-        _ => None,
-    };
+    let checksum = super::download::checksum(call)?;
     storage::activate(call.ctx, &id)?;
     call.task("imgcopy", "", |task| {
         let result = import(task, received, file, &target, checksum.as_ref(), &node);
