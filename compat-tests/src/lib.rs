@@ -7,8 +7,9 @@ mod client;
 pub mod guest;
 mod node;
 pub mod python;
+mod seed;
 
-pub use client::{Client, Reply};
+pub use client::{Client, Reply, read_reply};
 pub use node::{Node, Ran};
 
 use std::io::Write;

@@ -86,8 +86,9 @@ fn as_caller(ctx: &Context, caller: Option<&str>) -> Context {
 
 /// Finds the method and asks whether this caller may have it answered here. Its parameters are not verified yet.
 fn admit(ctx: &Context, caller: Option<&str>, request: Request) -> Result<(&'static Method, Map<String, Value>)> {
-    let route =
-        contract::find(request.verb, &request.path).map_err(|_| not_implemented(request.verb, &request.path))?;
+    // The text names the decoded path.
+    let found = contract::find(request.verb, &request.path);
+    let route = found.map_err(|error| Error::NotImplemented(error.to_string()))?;
     let params = merge_path_params(request.params, route.path_params)?;
     access::check_method(ctx, caller, route.method, &params)?;
     check_node(ctx, route.method, &params)?;

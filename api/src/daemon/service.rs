@@ -133,9 +133,11 @@ async fn respond(answered: Answered) -> HttpResponse {
 /// An answer whose reason phrase travels in a header.
 fn with_reason(rendered: Rendered, meant: Option<u16>) -> HttpResponse {
     let reason = rendered.reason.clone();
-    let sent = rendered.status;
-    let mut response = response::rendered(Rendered { reason: String::new(), ..rendered });
-    set_reason(&mut response, &reason);
+    let mut response = response::rendered(rendered);
+    let sent = response.status().as_u16();
+    if !reason::is_torn(&reason) {
+        set_reason(&mut response, &reason);
+    }
     if let Some(status) = meant.filter(|status| *status != sent) {
         response::set_header(&mut response, HeaderName::from_static(STATUS_HEADER), &status.to_string());
     }

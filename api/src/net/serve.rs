@@ -137,3 +137,65 @@ pub async fn serve<Raw, Stream, Accept, Prepare, Application, Factory>(
     let finished = async { while connections.join_next().await.is_some() {} };
     let _ = tokio::time::timeout(END, finished).await;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::response;
+    use actix_web::{App, HttpRequest, web};
+    use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, DuplexStream, duplex};
+
+    /// Serves one connection with an application that makes an error out of each path.
+    fn start() -> (DuplexStream, watch::Sender<bool>, tokio::task::JoinHandle<()>) {
+        let (client, server) = duplex(64 * 1024);
+        let (ending, watcher) = watch::channel(false);
+        let control = Control { ending: watcher, open: Arc::default(), limit: 10 };
+        let server = std::cell::RefCell::new(Some(server));
+        let accept = async move || {
+            let next = server.borrow_mut().take();
+            match next {
+                Some(stream) => Ok(stream),
+                None => std::future::pending().await,
+            }
+        };
+        let answer = |request: HttpRequest| async move { response::empty(500, request.path()) };
+        let application = App::new().default_service(web::to(answer));
+        let served = serve(accept, async |stream| Some((stream, None)), application, control);
+        (client, ending, tokio::task::spawn_local(served))
+    }
+
+    fn resident() -> u64 {
+        let text = std::fs::read_to_string("/proc/self/status").unwrap();
+        let line = text.lines().find(|line| line.starts_with("RssAnon:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+
+    #[test]
+    fn ten_thousand_reason_phrases_leave_nothing_behind() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        tokio::task::LocalSet::new().block_on(&runtime, async {
+            let (client, ending, served) = start();
+            let mut client = BufReader::new(client);
+            let (mut line, mut before) = (String::new(), 0);
+            for number in 0..10_000 {
+                if number == 2_000 {
+                    before = resident();
+                }
+                let text = format!("/{number}{}", "x".repeat(2000));
+                client.write_all(format!("GET {text} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).await.unwrap();
+                line.clear();
+                client.read_line(&mut line).await.unwrap();
+                assert_eq!(line, format!("HTTP/1.1 500 {text}\r\n"));
+                while line != "\r\n" {
+                    line.clear();
+                    client.read_line(&mut line).await.unwrap();
+                }
+            }
+            // 8,000 texts of 2,000 bytes would be 16 MB.
+            let grown = resident().saturating_sub(before);
+            assert!(grown < 4_000, "grown by {grown} KiB");
+            ending.send_replace(true);
+            tokio::time::timeout(Duration::from_secs(10), served).await.unwrap().unwrap();
+        });
+    }
+}

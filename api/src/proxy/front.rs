@@ -8,11 +8,12 @@
 //! Facts: pve-http-server PVE/APIServer/AnyEvent.pm, pve-manager PVE/HTTPServer.pm.
 
 use super::access_log::{AccessLog, Entry};
-use super::pages;
+use super::request::{self, ApiRequest, text};
 use super::respond::{self, Exchange};
 use super::upstream::Upstream;
+use super::{openapi, pages, upload, websocket};
 use crate::daemon::answer::{Asked, answer_as};
-use crate::daemon::{Answer, CLIENT_HEADER};
+use crate::daemon::{Answer, SOCKET_HEADER, USER_HEADER};
 use crate::identity::Identities;
 use crate::net::connection::{Busy, Watch};
 use crate::net::serve::Control;
@@ -20,26 +21,21 @@ use crate::net::settings::Settings;
 use crate::wire::credentials::{self, Credential};
 use crate::wire::format::{ApiPath, Format, canonical, split};
 use crate::wire::params::BodyKind;
-use crate::wire::{html, response};
+use crate::wire::response;
 use actix_web::body::{BodySize, MessageBody};
 use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse, web};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use contract::Verb;
 use engine::{Context, Error};
-use futures_util::StreamExt;
-use http_body_util::Full;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 /// Answers to somebody who is not believed come no sooner than this after the request began.
 const UNBELIEVED: Duration = Duration::from_secs(3);
-/// Longer bodies are refused, uploads excepted.
-const MAX_BODY: usize = 512 * 1024;
-/// A body has to be complete after this time.
-const BODY_TIME: Duration = Duration::from_secs(60);
 
 /// What all requests share; one per thread.
 #[derive(Clone)]
@@ -56,6 +52,8 @@ pub struct Front {
     pub upstream: Rc<Upstream>,
     /// Connections and the end.
     pub control: Control,
+    /// This program.
+    pub program: Arc<PathBuf>,
 }
 
 /// Who speaks, as far as the front can tell.
@@ -66,29 +64,6 @@ enum Speaker {
     Known(String),
     /// A token, which only the privileged daemon can verify.
     Token,
-}
-
-/// A request for the API.
-pub struct ApiRequest<'a> {
-    /// The request.
-    pub http: &'a HttpRequest,
-    /// The verb.
-    pub verb: Verb,
-    /// The format of the answer.
-    pub format: Format,
-    /// The path below the format, encoded.
-    pub path: &'a str,
-    /// The same without needless slashes.
-    pub canonical: String,
-    /// What the request shows.
-    pub credential: Option<Credential>,
-    /// The address of the client.
-    pub client: String,
-}
-
-/// A header's text.
-pub fn text<'a>(request: &'a HttpRequest, name: &str) -> Option<&'a str> {
-    request.headers().get(name).and_then(|value| value.to_str().ok())
 }
 
 impl Front {
@@ -123,6 +98,7 @@ impl Front {
         let (format, rest) = match split(path) {
             ApiPath::Known(format, rest) => (Ok(format), rest),
             ApiPath::UnknownFormat(name, rest) => (Err(name), rest),
+            _ if path == openapi::PATH && verb == Verb::Get => return openapi::serve(&self.program).await,
             ApiPath::NoFormat => return refuse(501, "no such uri"),
             ApiPath::Outside => return Exchange::own(pages::answer(&self.ctx.node, method, path), None),
         };
@@ -138,7 +114,7 @@ impl Front {
         };
         let speaker = match self.speaker(&api) {
             Ok(speaker) => speaker,
-            Err(error) => return unbelieved(api.format, error.message()),
+            Err(error) => return respond::unbelieved(api.format, error.message()),
         };
         if let Err(name) = format {
             return refuse(501, &format!("no formatter for uri {rest}, {name}"));
@@ -181,7 +157,13 @@ impl Front {
             Speaker::Known(user) => Some(user.clone()),
             Speaker::Anybody | Speaker::Token => None,
         };
-        let body = match body(api, payload).await {
+        if credentials::upload_target(api.verb, &api.canonical).is_some() {
+            return upload::receive(self, api, payload, user).await;
+        }
+        if websocket::is_wanted(api.http) {
+            return self.web_socket(api, payload, busy, user).await;
+        }
+        let body = match request::body(api, payload).await {
             Ok(body) => body,
             Err((status, text)) => return Exchange::own(response::plain(status, &text), user),
         };
@@ -190,12 +172,12 @@ impl Front {
         {
             return self.answer_here(api, user);
         }
-        let answered = match self.upstream.send(forwarded(api, body)).await {
+        let answered = match self.upstream.send(request::forwarded(api, body)).await {
             Ok(answered) => answered,
             Err(error) => return Exchange::error(&error, user),
         };
         if respond::is_unauthenticated(&answered) {
-            return unbelieved(api.format, &respond::reason(&answered));
+            return respond::unbelieved(api.format, &respond::reason(&answered));
         }
         let mut exchange = respond::respond(answered, busy).await;
         if let (Some(token @ Credential::Token(_)), Some(user)) = (&api.credential, &exchange.user) {
@@ -203,6 +185,35 @@ impl Front {
         }
         exchange.user = exchange.user.or(user);
         exchange
+    }
+
+    /// The call says where the web socket leads; a call that fails is answered as any other.
+    async fn web_socket(
+        &self,
+        api: &ApiRequest<'_>,
+        payload: web::Payload,
+        busy: Option<Busy>,
+        user: Option<String>,
+    ) -> Exchange {
+        let answered = match self.upstream.send(request::forwarded(api, Bytes::new())).await {
+            Ok(answered) if respond::is_unauthenticated(&answered) => {
+                return respond::unbelieved(api.format, &respond::reason(&answered));
+            }
+            Ok(answered) => answered,
+            Err(error) => return Exchange::error(&error, user),
+        };
+        let Some(endpoint) = answered.header(SOCKET_HEADER).map(str::to_owned) else {
+            return respond::respond(answered, busy).await;
+        };
+        let user = answered.header(USER_HEADER).map(str::to_owned).or(user);
+        let joined = match websocket::Handshake::of(api.http) {
+            Ok(handshake) => websocket::join(handshake, &endpoint, payload, busy).await,
+            Err(error) => Err(error),
+        };
+        match joined {
+            Ok(response) => Exchange::own(response, user),
+            Err(error) => Exchange::error(&error, user),
+        }
     }
 
     fn answer_here(&self, api: &ApiRequest<'_>, user: &str) -> Exchange {
@@ -267,55 +278,4 @@ impl Front {
 /// Methods that the front answers itself: they need no rights and no state of the daemon.
 fn is_local(verb: Verb, path: &str) -> bool {
     verb == Verb::Get && matches!(path, "/" | "/version")
-}
-
-fn unbelieved(format: Format, message: &str) -> Exchange {
-    let response = match format {
-        Format::Html => response::redirect(301, "Moved", html::LOGIN_URL),
-        _ => response::empty(401, message),
-    };
-    Exchange { response, user: None, status: 401 }
-}
-
-/// The body, or why it is not taken.
-async fn body(api: &ApiRequest<'_>, payload: web::Payload) -> Result<Bytes, (u16, String)> {
-    let length: u64 = text(api.http, "content-length").and_then(|text| text.parse().ok()).unwrap_or(0);
-    if length == 0 {
-        return Ok(Bytes::new());
-    }
-    if !matches!(api.verb, Verb::Put | Verb::Post) {
-        return Err((501, format!("Unexpected content for method '{}'", api.verb)));
-    }
-    if length > MAX_BODY as u64 {
-        return Err((501, "for data too large".into()));
-    }
-    let kind = text(api.http, "content-type");
-    if BodyKind::of(kind).is_none() {
-        return Err((506, format!("upload 'Content-Type '{}' not implemented", kind.unwrap_or_default())));
-    }
-    let mut payload = payload;
-    let read = async {
-        let mut body = BytesMut::with_capacity(usize::try_from(length).unwrap_or(0));
-        while let Some(piece) = payload.next().await {
-            body.extend_from_slice(&piece.map_err(|_| (400, "bad request".to_owned()))?);
-        }
-        Ok(body.freeze())
-    };
-    tokio::time::timeout(BODY_TIME, read).await.unwrap_or_else(|_| Err((408, "Request Timeout".into())))
-}
-
-/// The request as the daemon gets it: the same target and body, and only the headers that it needs.
-pub fn forwarded(api: &ApiRequest<'_>, body: Bytes) -> hyper::Request<Full<Bytes>> {
-    let target = api.http.uri().path_and_query().map_or("/", |target| target.as_str());
-    let mut builder = hyper::Request::builder()
-        .method(api.verb.name())
-        .uri(target)
-        .header("host", "localhost")
-        .header(CLIENT_HEADER, &api.client);
-    for name in ["authorization", "cookie", "content-type"] {
-        for value in api.http.headers().get_all(name) {
-            builder = builder.header(name, value.as_bytes());
-        }
-    }
-    builder.body(Full::new(body)).expect("target and headers have been parsed before")
 }

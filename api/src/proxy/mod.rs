@@ -4,10 +4,15 @@
 
 mod access_log;
 mod front;
+mod multipart;
+mod openapi;
 mod pages;
 mod plain;
+mod request;
 mod respond;
 mod run;
+mod upload;
 mod upstream;
+mod websocket;
 
 pub use run::main;

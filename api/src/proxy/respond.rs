@@ -3,10 +3,10 @@
 use super::upstream::Answered;
 use crate::daemon::{REASON_HEADER, STATUS_HEADER, UNAUTHENTICATED_HEADER, USER_HEADER};
 use crate::net::connection::Busy;
-use crate::wire::response;
+use crate::wire::format::Format;
+use crate::wire::{html, response};
 use actix_web::HttpResponse;
 use actix_web::body::{BoxBody, SizedStream};
-use actix_web::http::StatusCode;
 use actix_web::http::header::HeaderName;
 use engine::Error;
 use futures_util::StreamExt;
@@ -39,6 +39,15 @@ impl Exchange {
     pub fn error(error: &Error, user: Option<String>) -> Self {
         Exchange::own(response::plain(error.status(), error.message()), user)
     }
+}
+
+/// The answer to somebody who is not believed: no envelope, or for people the way to the login form.
+pub fn unbelieved(format: Format, message: &str) -> Exchange {
+    let response = match format {
+        Format::Html => response::redirect(301, "Moved", html::LOGIN_URL),
+        _ => response::empty(401, message),
+    };
+    Exchange { response, user: None, status: 401 }
 }
 
 /// Whether the daemon believed nobody.
@@ -75,7 +84,6 @@ pub async fn respond(answered: Answered, busy: Option<Busy>) -> Exchange {
         Ok(body) => response::empty(status, &reason).set_body(body),
         Err(error) => return Exchange::error(&error, user),
     };
-    debug_assert_eq!(response.status(), StatusCode::from_u16(status).unwrap_or_default());
     for (name, value) in headers {
         response::set_header(&mut response, name, &value);
     }

@@ -2,8 +2,8 @@
 
 use super::access_log::AccessLog;
 use super::front::Front;
-use super::plain;
 use super::upstream::Upstream;
+use super::{openapi, plain};
 use crate::daemon::SOCKET;
 use crate::identity::Identities;
 use crate::net::serve::{Control as Serving, serve};
@@ -17,6 +17,7 @@ use actix_web::{App, web};
 use engine::{Context, Error, Result, ResultExt};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener as StdListener};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,6 +34,9 @@ const BACKLOG: i32 = 4096;
 
 /// The program.
 pub fn main() -> ExitCode {
+    if std::env::args().nth(1).as_deref() == Some(openapi::ARGUMENT) {
+        return if openapi::print().is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
     let line = command::parse("pveproxy", &["listen", "port"], std::env::args().skip(1));
     match line.map_err(Error::new).and_then(|line| run(&line)) {
         Ok(()) => ExitCode::SUCCESS,
@@ -91,6 +95,7 @@ fn server(ctx: &Context, control: &Control, line: &command::Line) -> Result<()> 
         log: Arc::new(AccessLog::new(ctx.root.path("/var/log/pveproxy/access.log"))),
         certificates,
         serving: Serving { ending: watcher, open: Arc::default(), limit: MAX_CONNECTIONS },
+        program: Arc::new(control.program.clone()),
     };
     let more: Vec<_> = (1..threads)
         .map(|_| {
@@ -123,6 +128,7 @@ struct Shared {
     log: Arc<AccessLog>,
     certificates: Arc<Certificates>,
     serving: Serving,
+    program: Arc<PathBuf>,
 }
 
 /// Serves on one thread until the end; `beside` runs along and is waited for.
@@ -138,6 +144,7 @@ fn thread<T>(shared: Shared, listener: StdListener, beside: impl Future<Output =
             settings: Arc::clone(&shared.settings),
             log: shared.log,
             control: shared.serving.clone(),
+            program: shared.program,
         };
         let application =
             App::new().default_service(web::to(move |request, payload| front.clone().handle(request, payload)));

@@ -25,6 +25,11 @@ pub fn first_line(message: &str) -> String {
     text
 }
 
+/// Whether a message's first line holds a carriage return. (PVE answers 400 to what led to such a message)
+pub fn is_torn(message: &str) -> bool {
+    message.split('\n').next().is_some_and(|line| line.contains('\r'))
+}
+
 /// Sends the first line of `message` as the reason phrase. Without any text the status code's usual phrase stays.
 pub fn set(response: &mut HttpResponse, message: &str) {
     let text = first_line(message);

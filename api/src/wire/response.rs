@@ -26,8 +26,11 @@ pub fn empty(status: u16, message: &str) -> HttpResponse {
     with_body(status, message, Vec::new())
 }
 
-/// An answer in one of the formats.
+/// An answer in one of the formats. A message that would tear the status line apart came from the request itself.
 pub fn rendered(rendered: Rendered) -> HttpResponse {
+    if reason::is_torn(&rendered.reason) {
+        return with_body(400, "", Vec::new());
+    }
     let mut response = with_body(rendered.status, &rendered.reason, rendered.body);
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(rendered.content_type));
     response

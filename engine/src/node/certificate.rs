@@ -7,7 +7,9 @@
 use crate::{Context, Error, Result, file};
 use openssl::asn1::Asn1Time;
 use openssl::bn::BigNum;
+use openssl::ec::{EcGroup, EcKey};
 use openssl::hash::MessageDigest;
+use openssl::nid::Nid;
 use openssl::pkey::{PKey, Private};
 use openssl::rsa::Rsa;
 use openssl::x509::extension::{
@@ -40,7 +42,7 @@ pub fn ensure(ctx: &Context) -> Result<()> {
     let _lock = file::lock_file(ctx, &ctx.root.etc_pve("pve-root-ca.pem"))?;
     let (authority, authority_key) = authority(ctx)?;
     let key = match file::read_or_empty(&key_path)? {
-        text if text.is_empty() => new_key(2048)?,
+        text if text.is_empty() => Rsa::generate(2048).and_then(PKey::from_rsa).map_err(failed)?,
         text => PKey::private_key_from_pem(text.as_bytes()).map_err(failed)?,
     };
     let names = Names::of(ctx);
@@ -62,10 +64,6 @@ fn failed(error: openssl::error::ErrorStack) -> Error {
     Error::new(format!("certificate: {error}"))
 }
 
-fn new_key(bits: u32) -> Result<PKey<Private>> {
-    Rsa::generate(bits).and_then(PKey::from_rsa).map_err(failed)
-}
-
 /// The authority; a new one only where neither its certificate nor its key exists.
 fn authority(ctx: &Context) -> Result<(X509, PKey<Private>)> {
     let certificate_path = ctx.root.etc_pve("pve-root-ca.pem");
@@ -75,7 +73,9 @@ fn authority(ctx: &Context) -> Result<(X509, PKey<Private>)> {
         let certificate = X509::from_pem(certificate.as_bytes()).map_err(failed)?;
         return Ok((certificate, PKey::private_key_from_pem(key.as_bytes()).map_err(failed)?));
     }
-    let key = new_key(3072)?;
+    // The node's key is RSA, because a cipher list may allow nothing else; nobody chooses ciphers for an authority.
+    let group = EcGroup::from_curve_name(Nid::SECP384R1).map_err(failed)?;
+    let key = EcKey::generate(&group).and_then(PKey::from_ec_key).map_err(failed)?;
     let certificate = authority_certificate(&key).map_err(failed)?;
     file::replace(&key_path, &key.private_key_to_pem_pkcs8().map_err(failed)?, SECRET)?;
     file::replace(&certificate_path, &certificate.to_pem().map_err(failed)?, SHARED)?;
