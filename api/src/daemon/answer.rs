@@ -26,6 +26,8 @@ pub struct Asked {
     pub kind: BodyKind,
     /// What the request shows.
     pub credential: Option<Credential>,
+    /// The address of the client, if the front server told it.
+    pub client: Option<String>,
     /// Only whether it would be allowed.
     pub check_only: bool,
 }
@@ -91,6 +93,7 @@ fn identify(ctx: &Context, identities: &Identities, credential: Option<&Credenti
 fn call(ctx: &Context, user: Option<&str>, asked: Asked) -> Result<engine::Reply> {
     let params = params::merge(&asked.query, &asked.body, asked.kind)?;
     let request = Request { verb: asked.verb, path: asked.path, params };
+    let ctx = &Context { client: asked.client, ..ctx.clone() };
     if asked.check_only {
         return registry::authorize(ctx, user, request).map(|_| engine::Reply::null());
     }

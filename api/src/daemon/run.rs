@@ -35,6 +35,9 @@ pub fn main() -> ExitCode {
 }
 
 fn run(line: command::Line) -> Result<()> {
+    if line.command == Command::Authenticate {
+        return engine::access::pam::serve();
+    }
     privileges::tune();
     let ctx = Context::for_tool()?;
     if line.command == Command::Worker {
@@ -58,7 +61,7 @@ fn run(line: command::Line) -> Result<()> {
             println!("{}", if control.pid().is_some() { "running" } else { "stopped" });
             Ok(())
         }
-        Command::Worker => unreachable!("answered above"),
+        Command::Worker | Command::Authenticate => unreachable!("answered above"),
     }
 }
 

@@ -1,7 +1,9 @@
 //! The HTTP side of the privileged daemon.
 
 use super::answer::{Answer, Answered, Asked, answer};
-use super::{CHECK_HEADER, REASON_HEADER, SOCKET_HEADER, STATUS_HEADER, UNAUTHENTICATED_HEADER, USER_HEADER};
+use super::{
+    CHECK_HEADER, CLIENT_HEADER, REASON_HEADER, SOCKET_HEADER, STATUS_HEADER, UNAUTHENTICATED_HEADER, USER_HEADER,
+};
 use crate::identity::Identities;
 use crate::net::connection::Watch;
 use crate::wire::credentials::Credential;
@@ -94,6 +96,7 @@ async fn asked(request: &HttpRequest, mut payload: web::Payload) -> Result<Asked
         body: body.to_vec(),
         kind,
         credential,
+        client: text(CLIENT_HEADER).map(str::to_owned),
         check_only: request.headers().contains_key(CHECK_HEADER),
     })
 }

@@ -17,6 +17,8 @@ pub enum Command {
     Status,
     /// Be a task (privileged daemon only).
     Worker,
+    /// Be a conversation with PAM (privileged daemon only).
+    Authenticate,
 }
 
 /// A command with its options.
@@ -46,6 +48,7 @@ pub fn parse(program: &str, options: &[&str], arguments: impl IntoIterator<Item 
         Some("restart") => Command::Restart,
         Some("status") => Command::Status,
         Some("worker") => Command::Worker,
+        Some("authenticate") => Command::Authenticate,
         Some(other) => return Err(format!("ERROR: unknown command '{program} {other}'\n{}", usage())),
         None => return Err(format!("ERROR: no command specified\n{}", usage())),
     };

@@ -225,6 +225,7 @@ impl Front {
             body: Vec::new(),
             kind: BodyKind::Form,
             credential: None,
+            client: None,
             check_only: false,
         };
         let response = match answer_as(&self.ctx, Some(user), asked) {

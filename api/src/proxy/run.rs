@@ -65,7 +65,7 @@ fn run(line: &command::Line) -> Result<()> {
             println!("{}", if control.pid().is_some() { "running" } else { "stopped" });
             Ok(())
         }
-        Command::Worker => Err(Error::new("pveproxy has no tasks")),
+        Command::Worker | Command::Authenticate => Err(Error::new("pveproxy has no tasks")),
     }
 }
 

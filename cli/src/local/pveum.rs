@@ -3,12 +3,15 @@
 use super::{Row, command};
 use crate::invocation::Invocation;
 use contract::Verb;
-use engine::Result;
+use engine::{Error, Result, access};
 use serde_json::{Map, Value};
 use std::process::ExitCode;
 
 /// The commands of this module.
-pub const COMMANDS: &[Row] = &[command("pveum", "user token permissions", token_permissions)];
+pub const COMMANDS: &[Row] = &[
+    command("pveum", "user token permissions", token_permissions),
+    command("pveum", "user tfa delete", delete_second_factors),
+];
 
 /// What a token may do: the permissions of the identity `user!token`.
 fn token_permissions(invocation: &Invocation) -> Result<ExitCode> {
@@ -19,5 +22,14 @@ fn token_permissions(invocation: &Invocation) -> Result<ExitCode> {
     }
     let permissions = invocation.call(Verb::Get, "/access/permissions", params)?;
     invocation.print(&permissions.data)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Removes all second factors of a user, who can then log in by password alone.
+fn delete_second_factors(invocation: &Invocation) -> Result<ExitCode> {
+    if invocation.params.contains_key("id") {
+        return Err(Error::NotImplemented("second factors can only be removed all together".into()));
+    }
+    access::remove_second_factors(&invocation.ctx, &invocation.param("userid")?)?;
     Ok(ExitCode::SUCCESS)
 }

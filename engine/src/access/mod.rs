@@ -78,6 +78,15 @@ pub fn config(ctx: &Context) -> Result<std::sync::Arc<UserConfig>> {
     store::load(ctx)
 }
 
+/// Removes all second factors of a user, who can then log in by password alone.
+pub fn remove_second_factors(ctx: &Context, user: &UserId) -> Result<()> {
+    second_factor::forget(ctx, user)?;
+    store::update(ctx, "removing second factors failed", |config| {
+        config.user_mut(user)?.keys.clear();
+        Ok(())
+    })
+}
+
 /// The pool that a guest is in.
 pub fn vm_pool(ctx: &Context, vmid: Vmid) -> Option<String> {
     store::load(ctx).ok()?.pool_of(vmid).map(str::to_owned)
