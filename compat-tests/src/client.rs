@@ -2,7 +2,7 @@
 
 use openssl::ssl::{SslConnector, SslMethod, SslStream, SslVerifyMode};
 use serde_json::Value;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
@@ -142,42 +142,49 @@ impl Client {
 
 /// Reads one answer; panics when there is none.
 pub fn read_reply(stream: &mut impl BufRead) -> Reply {
-    let mut line = String::new();
-    stream.read_line(&mut line).expect("a status line");
-    let mut parts = line.trim_end().splitn(3, ' ');
-    assert_eq!(parts.next(), Some("HTTP/1.1"), "{line:?}");
+    try_read_reply(stream).unwrap_or_else(|error| panic!("no answer: {error}"))
+}
+
+/// Reads one answer. A connection that ends before the first byte is `UnexpectedEof`.
+pub fn try_read_reply(stream: &mut impl BufRead) -> io::Result<Reply> {
+    let line = line(stream)?;
+    let mut parts = line.splitn(3, ' ');
+    assert!(matches!(parts.next(), Some("HTTP/1.1" | "HTTP/1.0")), "{line:?}");
     let status = parts.next().and_then(|code| code.parse().ok()).expect("a status");
     let reason = parts.next().unwrap_or_default().to_owned();
     let mut headers = Vec::new();
-    loop {
-        line.clear();
-        stream.read_line(&mut line).expect("a header");
-        let Some((name, value)) = line.trim_end().split_once(':') else { break };
+    while let Some((name, value)) = self::line(stream)?.split_once(':') {
         headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
     }
     let mut reply = Reply { status, reason, headers, body: Vec::new() };
     if reply.header("transfer-encoding").is_some_and(|value| value.eq_ignore_ascii_case("chunked")) {
-        read_chunks(stream, &mut reply.body);
+        read_chunks(stream, &mut reply.body)?;
     } else if let Some(length) = reply.header("content-length").map(|value| value.parse().expect("a length")) {
         reply.body.resize(length, 0);
-        stream.read_exact(&mut reply.body).expect("the body");
+        stream.read_exact(&mut reply.body)?;
     }
-    reply
+    Ok(reply)
 }
 
-fn read_chunks(stream: &mut impl BufRead, body: &mut Vec<u8>) {
+/// A line without its end.
+fn line(stream: &mut impl BufRead) -> io::Result<String> {
     let mut line = String::new();
+    stream.read_line(&mut line)?;
+    match line.strip_suffix('\n') {
+        Some(line) => Ok(line.trim_end().to_owned()),
+        None => Err(io::ErrorKind::UnexpectedEof.into()),
+    }
+}
+
+fn read_chunks(stream: &mut impl BufRead, body: &mut Vec<u8>) -> io::Result<()> {
     loop {
-        line.clear();
-        stream.read_line(&mut line).expect("a chunk");
-        let size = usize::from_str_radix(line.trim(), 16).expect("a chunk's size");
+        let size = usize::from_str_radix(&line(stream)?, 16).expect("a chunk's size");
         let start = body.len();
         body.resize(start + size, 0);
-        stream.read_exact(&mut body[start..]).expect("a chunk");
-        line.clear();
-        stream.read_line(&mut line).expect("the end of a chunk");
+        stream.read_exact(&mut body[start..])?;
+        line(stream)?;
         if size == 0 {
-            return;
+            return Ok(());
         }
     }
 }

@@ -6,10 +6,13 @@
 mod client;
 pub mod guest;
 mod node;
+pub mod process;
 pub mod python;
 mod seed;
 
-pub use client::{Client, Reply, read_reply};
+pub mod wire;
+
+pub use client::{Client, Reply, read_reply, try_read_reply};
 pub use node::{Node, Ran};
 
 use std::io::Write;

@@ -101,6 +101,16 @@ impl Node {
         kill(self.proxy.take());
     }
 
+    /// Waits for the end of pvedaemon, which has been told to end.
+    pub fn reap_daemon(&mut self) {
+        reap(self.daemon.take());
+    }
+
+    /// Waits for the end of pveproxy, which has been told to end.
+    pub fn reap_proxy(&mut self) {
+        reap(self.proxy.take());
+    }
+
     /// The node's name.
     pub fn name(&self) -> &'static str {
         NAME
@@ -207,6 +217,11 @@ impl Drop for Node {
         kill(self.proxy.take());
         kill(self.daemon.take());
     }
+}
+
+fn reap(child: Option<Child>) {
+    let status = child.expect("it runs").wait().expect("a child of ours");
+    assert!(status.success(), "{status}");
 }
 
 fn kill(child: Option<Child>) {
