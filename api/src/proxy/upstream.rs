@@ -1,7 +1,8 @@
 //! The way to the privileged daemon: HTTP over its Unix socket, with a few connections kept for the next request.
 //!
-//! A request that could not be sent is tried again for a while, so that a restart of the daemon is not noticed. A request
-//! that may have arrived is never repeated.
+//! A request that could not be sent, or that the daemon closed its connection upon without having read it, is tried again
+//! for a while, so that a restart of the daemon is not noticed. A request that may have been carried out is repeated only
+//! if it changes nothing.
 
 use bytes::Bytes;
 use engine::Error;
@@ -61,15 +62,19 @@ impl Upstream {
                 Some(sender) => sender,
                 None => self.connect(deadline).await?,
             };
+            let again = request.clone();
             let answer = tokio::time::timeout(ANSWER, sender.try_send_request(request)).await;
             let answer = answer.map_err(|_| Error::Unreachable(596, "Connection timed out".into()))?;
-            match answer {
+            let mut error = match answer {
                 Ok(answer) => return Ok(self.answered(answer, sender)),
-                Err(mut error) => match error.take_message() {
-                    Some(unsent) if Instant::now() < deadline => request = unsent,
-                    _ => return Err(Error::Unreachable(596, format!("Broken pipe ({})", error.into_error()))),
-                },
+                Err(error) => error,
+            };
+            let unsent = error.take_message().is_some();
+            let error = error.into_error();
+            if !(unsent || again.method() == hyper::Method::GET || is_unread(&error)) || Instant::now() >= deadline {
+                return Err(Error::Unreachable(596, format!("Broken pipe ({error})")));
             }
+            request = again;
         }
     }
 
@@ -118,6 +123,15 @@ impl Upstream {
             idle.push((sender, Instant::now()));
         }
     }
+}
+
+/// Whether the daemon went away without having read the whole request, which it therefore did not carry out: a Unix socket
+/// refuses what is written after the other end was closed, and is reset if that end was closed with something unread in it.
+fn is_unread(error: &hyper::Error) -> bool {
+    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<std::io::Error>());
+    cause.is_some_and(|cause| {
+        matches!(cause.kind(), std::io::ErrorKind::BrokenPipe | std::io::ErrorKind::ConnectionReset)
+    })
 }
 
 impl Answered {
