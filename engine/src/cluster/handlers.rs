@@ -1,6 +1,6 @@
 //! `/cluster`: the methods bound here.
 
-use super::{backup_info, log, nextid, options, resources, status};
+use super::{backup_info, ha, log, nextid, options, resources, status};
 use crate::registry::{Binding, get, put};
 use crate::{Call, Reply, Result};
 use serde_json::json;
@@ -9,6 +9,11 @@ use serde_json::json;
 pub const METHODS: &[Binding] = &[
     get("/cluster/backup-info/not-backed-up", backup_info::not_backed_up),
     get("/cluster/config/qdevice", no_quorum_device),
+    get("/cluster/ha/groups", ha::groups),
+    get("/cluster/ha/resources", ha::resources),
+    get("/cluster/ha/resources/{sid}", ha::resource),
+    get("/cluster/ha/rules", ha::rules),
+    get("/cluster/ha/status/current", ha::status),
     get("/cluster/log", log::get),
     get("/cluster/nextid", nextid::get),
     get("/cluster/options", options::get),

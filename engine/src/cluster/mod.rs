@@ -1,6 +1,7 @@
 //! What concerns all nodes: options, numbers for new guests, the overview of all resources.
 
 mod backup_info;
+mod ha;
 pub mod handlers;
 mod log;
 pub mod nextid;
