@@ -5,7 +5,7 @@
 
 use crate::config::guest::GuestKind;
 use crate::process::ProcessId;
-use crate::{Context, Vmid, lxc};
+use crate::{Context, Vmid, lxc, qemu};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use std::collections::BTreeSet;
 use std::fs;
@@ -91,19 +91,9 @@ pub fn candidates(ctx: &Context) -> BTreeSet<(Vmid, GuestKind)> {
 /// The main process of a guest, if it runs.
 pub fn find(ctx: &Context, kind: GuestKind, vmid: Vmid) -> Option<ProcessId> {
     match kind {
-        GuestKind::Qemu => find_qemu(ctx, vmid),
+        GuestKind::Qemu => qemu::files::process(ctx, vmid),
         GuestKind::Lxc => lxc::status::probe(ctx, vmid),
     }
-}
-
-/// A pid file may be older than the process that has its number now, so the command line must name the guest.
-fn find_qemu(ctx: &Context, vmid: Vmid) -> Option<ProcessId> {
-    let pid = fs::read_to_string(ctx.root.run(&format!("qemu-server/{vmid}.pid"))).ok()?.trim().parse().ok()?;
-    let process = ProcessId::of(pid).filter(|process| process.is_alive())?;
-    let command_line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-    let number = vmid.to_string();
-    let words: Vec<&[u8]> = command_line.split(|byte| *byte == 0).collect();
-    words.windows(2).any(|pair| pair[0] == b"-id" && pair[1] == number.as_bytes()).then_some(process)
 }
 
 fn usage(ctx: &Context, kind: GuestKind, vmid: Vmid, process: ProcessId) -> Usage {
@@ -136,7 +126,8 @@ mod tests {
         let ctx = Context::for_test(directory.path());
         fs::create_dir_all(ctx.root.run("qemu-server")).unwrap();
         let mut child = std::process::Command::new("sh")
-            .args(["-c", "read line", "qemu", "-id", "100"])
+            .args(["-c", "read line", "qemu", "-pidfile"])
+            .arg(ctx.root.run("qemu-server/100.pid"))
             .stdin(std::process::Stdio::piped())
             .spawn()
             .unwrap();

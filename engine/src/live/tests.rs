@@ -76,7 +76,8 @@ fn a_guest_runs_until_its_process_ends() {
     let ctx = followed(&directory);
     write(&ctx, GuestKind::Qemu, "100", "name: a\n");
     let mut child = std::process::Command::new("sh")
-        .args(["-c", "read line", "qemu", "-id", "100"])
+        .args(["-c", "read line", "qemu", "-pidfile"])
+        .arg(ctx.root.run("qemu-server/100.pid"))
         .stdin(std::process::Stdio::piped())
         .spawn()
         .unwrap();

@@ -3,7 +3,7 @@
 
 use super::{bulk, options};
 use crate::config::guest::GuestKind;
-use crate::{Context, Result, error::ResultExt, guest, qemu, registry, task};
+use crate::{Context, Result, error::ResultExt, guest, lxc, qemu, registry, task};
 use contract::Verb;
 use serde_json::{Map, json};
 use std::fs;
@@ -18,6 +18,7 @@ pub fn begin(ctx: &Context) {
     // Whoever reads the list gives an end to tasks whose process is gone.
     report("tasks", task::journal::active(ctx).map(drop));
     report("virtual machines", qemu::reconcile(ctx).map(|cleaned| cleaned.iter().for_each(|line| eprintln!("{line}"))));
+    report("containers", lxc::reconcile(ctx).map(told));
     report("start of guests", autostart(ctx));
 }
 
@@ -25,6 +26,12 @@ fn report(step: &str, outcome: Result<()>) {
     if let Err(error) = outcome {
         eprintln!("{step}: {error}");
     }
+}
+
+/// Says what was cleaned for containers, and what could not be.
+fn told(cleaned: lxc::Report) {
+    cleaned.done.iter().for_each(|line| eprintln!("{line}"));
+    cleaned.failures.iter().for_each(|error| eprintln!("containers: {error}"));
 }
 
 /// Once after each boot: leftover backup locks go, and guests with `onboot` start as a task.
