@@ -105,6 +105,10 @@ pub fn unpack(archive: &Path, root: &Path, map: &IdMap, log: impl Fn(&str)) -> R
     if status.success() {
         return Ok(());
     }
+    // tar tells a short write, not the reason.
+    if rustix::fs::statvfs(root).is_ok_and(|volume| volume.f_bavail == 0) {
+        last = "No space left on device".into();
+    }
     Err(Error::new(format!("unable to extract archive '{}': {last}", archive.display())))
 }
 
