@@ -75,6 +75,39 @@ fn containers_outlive_the_daemons() {
 }
 
 #[test]
+fn a_starting_daemon_cleans_up_after_dead_monitors() {
+    let mut node = Node::start();
+    busybox_template(&node.path("var/lib/vz/template/cache/busybox.tar.gz"));
+    let client = node.admin();
+    let form = [("vmid", "8334"), ("ostemplate", "local:vztmpl/busybox.tar.gz"), ("rootfs", "local:0"), ("start", "1")];
+    assert_eq!(node.wait_task(&client, &client.post(CONTAINERS, &form).data()), "OK");
+    let groups = || {
+        let hierarchies = fs::read_dir("/sys/fs/cgroup").unwrap().flatten();
+        let places =
+            hierarchies.flat_map(|entry| fs::read_dir(entry.path().join("lxc")).into_iter().flatten().flatten());
+        places.filter(|group| group.file_name().to_string_lossy().ends_with("-8334")).count()
+    };
+    assert!(groups() > 0);
+    node.kill_daemon();
+    let init = init_of(&node);
+    let status = fs::read_to_string(format!("/proc/{init}/status")).unwrap();
+    let monitor: i32 = status.lines().find_map(|line| line.strip_prefix("PPid:")?.trim().parse().ok()).unwrap();
+    rustix::process::kill_process(rustix::process::Pid::from_raw(monitor).unwrap(), rustix::process::Signal::KILL)
+        .unwrap();
+    wait_for("the container's end", 10, || (!std::path::Path::new(&format!("/proc/{init}")).exists()).then_some(()));
+    assert!(groups() > 0, "nobody has cleaned up yet");
+    node.start_daemon();
+    wait_for("control groups to be removed", 10, || (groups() == 0).then_some(()));
+    node.finish(&client, &client.delete(&format!("{CONTAINERS}/8334")).data());
+}
+
+/// The init of the container 8334, asked of the tool.
+fn init_of(node: &Node) -> u32 {
+    let status = node.run("pct", &["status", "8334", "--verbose"]).ok();
+    status.lines().find_map(|line| line.strip_prefix("pid: ")?.parse().ok()).expect("a running container has a pid")
+}
+
+#[test]
 fn a_killed_worker_leaves_what_can_be_destroyed() {
     let node = Node::start();
     let client = node.admin();

@@ -18,7 +18,7 @@ pub fn begin(ctx: &Context) {
     // Whoever reads the list gives an end to tasks whose process is gone.
     report("tasks", task::journal::active(ctx).map(drop));
     report("virtual machines", qemu::reconcile(ctx).map(|cleaned| cleaned.iter().for_each(|line| eprintln!("{line}"))));
-    report("containers", lxc::reconcile(ctx).map(told));
+    report("containers", clean_up_containers(ctx));
     report("start of guests", autostart(ctx));
 }
 
@@ -28,10 +28,18 @@ fn report(step: &str, outcome: Result<()>) {
     }
 }
 
-/// Says what was cleaned for containers, and what could not be.
-fn told(cleaned: lxc::Report) {
-    cleaned.done.iter().for_each(|line| eprintln!("{line}"));
-    cleaned.failures.iter().for_each(|error| eprintln!("containers: {error}"));
+/// Waits for tasks that work on a container, so it has a thread of its own.
+fn clean_up_containers(ctx: &Context) -> Result<()> {
+    let ctx = ctx.clone();
+    let clean_up = move || match lxc::reconcile(&ctx) {
+        Ok(found) => {
+            found.done.iter().for_each(|line| eprintln!("{line}"));
+            found.failures.iter().for_each(|error| eprintln!("containers: {error}"));
+        }
+        Err(error) => eprintln!("containers: {error}"),
+    };
+    std::thread::Builder::new().name("containers".into()).spawn(clean_up).context(|| "unable to start a thread")?;
+    Ok(())
 }
 
 /// Once after each boot: leftover backup locks go, and guests with `onboot` start as a task.
