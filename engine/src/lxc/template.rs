@@ -105,9 +105,9 @@ pub fn unpack(archive: &Path, root: &Path, map: &IdMap, log: impl Fn(&str)) -> R
     if status.success() {
         return Ok(());
     }
-    // tar tells a short write, not the reason.
-    if rustix::fs::statvfs(root).is_ok_and(|volume| volume.f_bavail == 0) {
-        last = "No space left on device".into();
+    // tar tells a short write without its reason, and a full volume is the only one on a local file system.
+    if last.contains("Wrote only") {
+        last += " (No space left on device)";
     }
     Err(Error::new(format!("unable to extract archive '{}': {last}", archive.display())))
 }
