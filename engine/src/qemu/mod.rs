@@ -30,6 +30,7 @@ mod resize;
 mod scope;
 pub mod status;
 pub mod stop;
+pub mod terminal;
 pub mod update;
 
 pub use reconcile::reconcile;
