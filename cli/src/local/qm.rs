@@ -86,7 +86,8 @@ fn wait(invocation: &Invocation) -> Result<ExitCode> {
     let vmid: Vmid = invocation.param("vmid")?;
     let Some(process) = files::process(&invocation.ctx, vmid) else { return Ok(ExitCode::SUCCESS) };
     println!("waiting until VM {vmid} stops (PID {})", process.pid);
-    let timeout = invocation.opt::<u64>("timeout")?.map_or(Duration::from_secs(u64::from(u32::MAX)), Duration::from_secs);
+    let timeout =
+        invocation.opt::<u64>("timeout")?.map_or(Duration::from_secs(u64::from(u32::MAX)), Duration::from_secs);
     if stop::wait_for_end(process, timeout)? {
         Ok(ExitCode::SUCCESS)
     } else {
