@@ -54,6 +54,29 @@ pub struct Answered {
     pub user: Option<String>,
 }
 
+impl Asked {
+    /// The name with which somebody tries to log in, as it can stand in a log.
+    pub fn login_name(&self) -> Option<String> {
+        if self.verb != Verb::Post || canonical(&self.path) != "/access/ticket" {
+            return None;
+        }
+        let params = params::merge(&self.query, &self.body, self.kind).ok()?;
+        let name = params.get("username")?.as_str()?;
+        Some(name.chars().take(100).map(|c| if c.is_control() || c.is_whitespace() { '?' } else { c }).collect())
+    }
+}
+
+impl Answered {
+    /// Why nobody was believed.
+    pub fn refusal(&self) -> Option<&str> {
+        match &self.answer {
+            Answer::Unauthenticated(text) => Some(text),
+            Answer::Rendered(rendered, 401) => Some(rendered.reason.trim_end()),
+            _ => None,
+        }
+    }
+}
+
 /// Answers a request.
 pub fn answer(ctx: &Context, identities: &Identities, asked: Asked) -> Answered {
     let path = canonical(&asked.path);

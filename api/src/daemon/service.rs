@@ -47,17 +47,28 @@ impl Service {
     pub async fn handle(self, request: HttpRequest, payload: web::Payload) -> HttpResponse {
         let busy = request.conn_data::<Rc<Watch>>().map(Watch::begin);
         let response = match asked(&request, payload).await {
-            Ok(asked) => self.answer(asked).await,
+            Ok(asked) => {
+                let client = request.headers().get(CLIENT_HEADER).and_then(|value| value.to_str().ok());
+                self.answer(asked, client.unwrap_or("-")).await
+            }
             Err(response) => response,
         };
         drop(busy);
         response
     }
 
-    async fn answer(self, asked: Asked) -> HttpResponse {
+    async fn answer(self, asked: Asked, client: &str) -> HttpResponse {
+        let name = asked.login_name();
         let answered = tokio::task::spawn_blocking(move || answer(&self.ctx, &self.identities, asked)).await;
         match answered {
-            Ok(answered) => respond(answered).await,
+            Ok(answered) => {
+                if let Some(text) = answered.refusal() {
+                    // Programs that lock out attackers read this line.
+                    let name = name.as_deref().or(answered.user.as_deref()).unwrap_or_default();
+                    eprintln!("authentication failure; rhost={client} user={name} msg={text}");
+                }
+                respond(answered).await
+            }
             // The handler panicked; the message is on standard error.
             Err(_) => with_reason(Outcome::from(Error::new("internal error")).render(Format::Json), None),
         }

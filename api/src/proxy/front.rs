@@ -70,8 +70,10 @@ impl Front {
     /// Answers a request, writes the log, and closes the connection where that is due.
     pub async fn handle(self, request: HttpRequest, payload: web::Payload) -> HttpResponse {
         let began = Instant::now();
-        let busy = request.conn_data::<Rc<Watch>>().map(Watch::begin);
-        let Exchange { response, user, status } = self.exchange(&request, payload, busy).await;
+        let busy = || request.conn_data::<Rc<Watch>>().map(Watch::begin);
+        // Until the response is handed over, delays included; a body that goes on afterwards has a mark of its own.
+        let _answering = busy();
+        let Exchange { response, user, status } = self.exchange(&request, payload, busy()).await;
         if status == 401 {
             tokio::time::sleep_until((began + UNBELIEVED).into()).await;
         }

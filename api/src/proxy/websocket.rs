@@ -178,3 +178,108 @@ async fn inward(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::serve::{Control, serve};
+    use actix_web::App;
+    use tokio::io::duplex;
+    use tokio::net::TcpListener;
+    use tokio::sync::watch;
+
+    const HEAD: &str = "GET /x/vncwebsocket HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+        Sec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: binary\r\n\
+        Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+
+    /// A masked frame, as clients send them.
+    fn frame(code: OpCode, data: &[u8]) -> BytesMut {
+        let mut frame = BytesMut::new();
+        Parser::write_message(&mut frame, data, code, true, true);
+        frame
+    }
+
+    async fn next(client: &mut (impl AsyncRead + Unpin), buffer: &mut BytesMut) -> Option<(OpCode, Vec<u8>)> {
+        loop {
+            if let Some((_, code, data)) = Parser::parse(buffer, false, MAX_FRAME).unwrap() {
+                return Some((code, data.unwrap_or_default().to_vec()));
+            }
+            if client.read_buf(buffer).await.unwrap() == 0 {
+                return None;
+            }
+        }
+    }
+
+    /// A client, a web socket, and behind it a port that sends everything back.
+    #[test]
+    fn bytes_go_both_ways_and_the_end_is_passed_on() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        tokio::task::LocalSet::new().block_on(&runtime, async {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let endpoint = format!("tcp:{}", listener.local_addr().unwrap().port());
+            let echo = tokio::task::spawn_local(async move {
+                let (stream, _) = listener.accept().await.unwrap();
+                let (mut read, mut write) = tokio::io::split(stream);
+                tokio::io::copy(&mut read, &mut write).await.unwrap()
+            });
+            let (mut client, server) = duplex(1024);
+            let (_ending, watcher) = watch::channel(false);
+            let control = Control { ending: watcher, open: std::sync::Arc::default(), limit: 10 };
+            let server = std::cell::Cell::new(Some(server));
+            let accept = async move || match server.take() {
+                Some(stream) => Ok(stream),
+                None => std::future::pending().await,
+            };
+            let application =
+                App::new().default_service(web::to(move |request: HttpRequest, payload: web::Payload| {
+                    let endpoint = endpoint.clone();
+                    async move {
+                        assert!(is_wanted(&request));
+                        join(Handshake::of(&request).unwrap(), &endpoint, payload, None).await.unwrap()
+                    }
+                }));
+            tokio::task::spawn_local(serve(accept, async |stream| Some((stream, None)), application, control));
+
+            client.write_all(HEAD.as_bytes()).await.unwrap();
+            let mut buffer = BytesMut::new();
+            let head = loop {
+                if let Some(at) = memchr::memmem::find(&buffer, b"\r\n\r\n") {
+                    break String::from_utf8(buffer.split_to(at + 4).to_vec()).unwrap().to_ascii_lowercase();
+                }
+                assert_ne!(client.read_buf(&mut buffer).await.unwrap(), 0);
+            };
+            assert!(head.starts_with("http/1.1 101 switching protocols\r\n"), "{head}");
+            for line in ["upgrade: websocket", "connection: upgrade", "sec-websocket-protocol: binary"] {
+                assert!(head.contains(&format!("\r\n{line}\r\n")), "{line} in {head}");
+            }
+            // The example of RFC 6455.
+            assert!(head.contains("sec-websocket-accept: s3pplmbitxaq9kygzzhzrbk+xoo=\r\n"), "{head}");
+            assert!(!head.contains("transfer-encoding"), "{head}");
+
+            client.write_all(&frame(OpCode::Ping, b"are you there")).await.unwrap();
+            assert_eq!(next(&mut client, &mut buffer).await, Some((OpCode::Pong, b"are you there".to_vec())));
+            let long: Vec<u8> = (0..100_000_u32).map(|number| (number % 256) as u8).collect();
+            let (mut reader, mut writer) = tokio::io::split(client);
+            let sent = frame(OpCode::Binary, &long);
+            let sending = tokio::task::spawn_local(async move {
+                writer.write_all(&sent).await.unwrap();
+                writer.write_all(&frame(OpCode::Text, b"end")).await.unwrap();
+                writer
+            });
+            let mut back = Vec::new();
+            while !back.ends_with(b"end") {
+                let (code, data) = next(&mut reader, &mut buffer).await.unwrap();
+                assert_eq!(code, OpCode::Binary);
+                back.extend(data);
+            }
+            assert_eq!(back[..long.len()], long);
+            let mut writer = sending.await.unwrap();
+            writer.write_all(&frame(OpCode::Close, &1000_u16.to_be_bytes())).await.unwrap();
+            let last = next(&mut reader, &mut buffer).await;
+            assert!(matches!(last, None | Some((OpCode::Close, _))), "{last:?}");
+            // The endpoint learns of the end, too.
+            let copied = tokio::time::timeout(std::time::Duration::from_secs(10), echo).await.unwrap().unwrap();
+            assert_eq!(copied, long.len() as u64 + 3);
+        });
+    }
+}
