@@ -21,13 +21,13 @@ fn node() -> Node {
 fn leftovers(node: &Node, vmid: &str) -> Vec<String> {
     let root = node.root().to_string_lossy().into_owned();
     let mut found = Vec::new();
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let mounts = fs::read_to_string("/proc/self/mountinfo").expect("a machine that runs containers");
     found.extend(mounts.lines().filter(|line| line.contains(&root)).map(|line| format!("mount {line}")));
-    let loops = Command::new("losetup").arg("--all").output().unwrap();
+    let loops = Command::new("losetup").arg("--all").output().expect("a machine that runs containers");
     let loops = String::from_utf8_lossy(&loops.stdout).into_owned();
     found.extend(loops.lines().filter(|line| line.contains(&root)).map(|line| format!("loop {line}")));
     let ends = format!("-{vmid}");
-    for hierarchy in fs::read_dir("/sys/fs/cgroup").unwrap().flatten() {
+    for hierarchy in fs::read_dir("/sys/fs/cgroup").expect("a machine that runs containers").flatten() {
         for parent in ["lxc", "lxc.monitor"] {
             let groups = fs::read_dir(hierarchy.path().join(parent)).into_iter().flatten().flatten();
             found.extend(
@@ -35,7 +35,7 @@ fn leftovers(node: &Node, vmid: &str) -> Vec<String> {
             );
         }
     }
-    let links = fs::read_dir("/sys/class/net").unwrap().flatten();
+    let links = fs::read_dir("/sys/class/net").expect("a machine that runs containers").flatten();
     let prefix = format!("veth{vmid}i");
     found.extend(links.filter(|l| l.file_name().to_string_lossy().starts_with(&prefix)).map(|l| format!("link {l:?}")));
     found
@@ -89,26 +89,30 @@ fn whole_life(vmid: &str, options: &[&str], root_owner: u32) {
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
-        .unwrap();
-    cat.stdin.take().unwrap().write_all(b"from outside\n").unwrap();
-    assert_eq!(cat.wait_with_output().unwrap().stdout, b"from outside\n");
+        .expect("a machine that runs containers");
+    cat.stdin
+        .take()
+        .expect("a machine that runs containers")
+        .write_all(b"from outside\n")
+        .expect("a machine that runs containers");
+    assert_eq!(cat.wait_with_output().expect("a machine that runs containers").stdout, b"from outside\n");
     assert_eq!(exec(&node, vmid, &["hostname"]).ok(), format!("CT{vmid}\n"));
     assert_eq!(exec(&node, vmid, &["id", "-u"]).ok(), "0\n");
     let map = exec(&node, vmid, &["cat", "/proc/self/uid_map"]).ok();
     assert_eq!(map.split_whitespace().nth(1), Some(root_owner.to_string().as_str()), "{map}");
 
     // Files.
-    fs::write(node.path("note"), "text\n").unwrap();
+    fs::write(node.path("note"), "text\n").expect("a machine that runs containers");
     let note = node.path("note").to_string_lossy().into_owned();
     node.run("pct", &["push", vmid, &note, "/root/note", "--perms", "0640", "--user", "1000"]).ok();
     assert_eq!(exec(&node, vmid, &["stat", "-c", "%a %u %g", "/root/note"]).ok(), "640 1000 0\n");
     let back = node.path("back").to_string_lossy().into_owned();
     node.run("pct", &["pull", vmid, "/root/note", &back]).ok();
-    assert_eq!(fs::read_to_string(&back).unwrap(), "text\n");
+    assert_eq!(fs::read_to_string(&back).expect("a machine that runs containers"), "text\n");
     // A link of the container leads to the container's file, never to the host's.
     exec(&node, vmid, &["ln", "-sf", "/etc/shadow", "/root/link"]).ok();
     assert_eq!(node.run("pct", &["pull", vmid, "/root/link", &back]).code, 255);
-    assert_eq!(fs::read_to_string(&back).unwrap(), "text\n");
+    assert_eq!(fs::read_to_string(&back).expect("a machine that runs containers"), "text\n");
 
     // Stop, start again: files stay.
     node.run("pct", &["stop", vmid]).ok();
