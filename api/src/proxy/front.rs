@@ -89,6 +89,9 @@ impl Front {
         let Ok(verb) = method.parse::<Verb>() else {
             return Exchange::own(response::empty(501, &format!("method '{method}' not available")), None);
         };
+        if let Err((status, text)) = request::check_head(request) {
+            return refuse(status, text);
+        }
         match text(request, "transfer-encoding") {
             Some(encoding) if encoding.eq_ignore_ascii_case("chunked") => {
                 return refuse(501, "chunked transfer encoding not supported");

@@ -13,6 +13,9 @@ use std::time::Duration;
 
 /// Longer bodies are refused, uploads excepted.
 const MAX_BODY: usize = 512 * 1024;
+/// Requests with as many header lines, or longer ones together, are refused.
+const MAX_HEADERS: usize = 64;
+const MAX_HEAD: usize = 8 * 1024;
 /// A body has to be complete after this time.
 const BODY_TIME: Duration = Duration::from_secs(60);
 
@@ -32,6 +35,23 @@ pub struct ApiRequest<'a> {
     pub credential: Option<Credential>,
     /// The address of the client.
     pub client: String,
+}
+
+/// Limits of a request's head. Where the original drops the connection, the client is told why.
+///
+/// # Errors
+/// Status and text with which the request is refused.
+pub fn check_head(request: &HttpRequest) -> Result<(), (u16, &'static str)> {
+    // A target without a slash names a host, perhaps with a user before it.
+    if request.uri().path().is_empty() {
+        return Err((400, "invalid url"));
+    }
+    let headers = request.headers();
+    if headers.len() >= MAX_HEADERS {
+        return Err((431, "too many http header lines"));
+    }
+    let size: usize = headers.iter().map(|(name, value)| name.as_str().len() + ": ".len() + value.len()).sum();
+    if size >= MAX_HEAD { Err((431, "http header too large")) } else { Ok(()) }
 }
 
 /// A header's text.
