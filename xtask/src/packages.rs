@@ -4,7 +4,7 @@ use crate::{Outcome, sh};
 use std::process::Command;
 
 /// To build the programs.
-const BUILD: &[&str] = &["gcc", "pkg-config", "libssl-dev", "libclang-dev", "lxc-dev", "libpam0g-dev"];
+const BUILD: &[&str] = &["gcc", "libc6-dev", "pkg-config", "libssl-dev", "libclang-dev", "lxc-dev", "libpam0g-dev"];
 
 /// To run a node with guests.
 const RUN: &[&str] = &[
