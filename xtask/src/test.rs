@@ -2,7 +2,8 @@
 
 use crate::{Outcome, cargo, packages, sh, target};
 use std::collections::BTreeMap;
-use std::process::Command;
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
 
 /// Builds the programs that the tests drive, runs all tests, reports skips. The runner's own closing line comes last.
 pub fn main(arguments: &[&str]) -> Outcome {
@@ -19,12 +20,30 @@ pub fn main(arguments: &[&str]) -> Outcome {
         // Guests share memory and bridges: one test at a time within a program.
         tests.args(["test", "--workspace", "--no-fail-fast", "--", "--test-threads=1"]);
     }
-    let outcome = sh(tests.args(arguments).env("COMPAT_SKIPS", &skips));
+    tests.args(arguments).env("COMPAT_SKIPS", &skips);
+    let (passed, closing) = run(&mut tests)?;
     let list = std::fs::read_to_string(&skips).unwrap_or_default();
     for (reason, tests) in count(&list) {
-        eprintln!("skipped here ({}): {reason}", tests.len());
+        println!("could not run here ({}: {}): {reason}", tests.len(), tests.join(", "));
     }
-    outcome
+    println!("{closing}");
+    if passed { Ok(()) } else { Err("some tests failed".into()) }
+}
+
+/// Runs the runner and shows what it says; gives back whether all passed, and its closing line, which is held back.
+fn run(runner: &mut Command) -> Outcome<(bool, String)> {
+    let mut child = runner.stderr(Stdio::piped()).spawn()?;
+    let pipe = child.stderr.take().ok_or("standard error is a pipe")?;
+    let mut closing = String::new();
+    for line in BufReader::new(pipe).lines() {
+        let line = line?;
+        if line.trim_start().starts_with("Summary [") {
+            closing = line;
+        } else {
+            eprintln!("{line}");
+        }
+    }
+    Ok((child.wait()?.success(), closing))
 }
 
 /// Skipped tests by reason. Each line of the list is `TEST<TAB>REASON`.

@@ -50,13 +50,6 @@ impl Drop for Received {
 
 /// Receives an upload. `user` is who sends it, as far as the front knows.
 pub async fn receive(front: &Front, api: &ApiRequest<'_>, payload: web::Payload, user: Option<String>) -> Exchange {
-    let kind = request::text(api.http, "content-type").unwrap_or_default();
-    let Some(form) = Multipart::new(kind) else {
-        return Exchange::own(response::plain(501, &format!("upload 'Content-Type '{kind}' not implemented")), user);
-    };
-    if request::text(api.http, "content-length").is_none() {
-        return Exchange::own(response::plain(501, "upload without content length header not supported"), user);
-    }
     let mut check = request::forwarded(api, Bytes::new());
     check.headers_mut().remove("content-type");
     check.headers_mut().insert(CHECK_HEADER, hyper::header::HeaderValue::from_static("1"));
@@ -71,6 +64,13 @@ pub async fn receive(front: &Front, api: &ApiRequest<'_>, payload: web::Payload,
             }
         }
         Err(error) => return Exchange::error(&error, user),
+    }
+    let kind = request::text(api.http, "content-type").unwrap_or_default();
+    let Some(form) = Multipart::new(kind) else {
+        return Exchange::own(response::plain(501, &format!("upload 'Content-Type '{kind}' not implemented")), user);
+    };
+    if request::text(api.http, "content-length").is_none() {
+        return Exchange::own(response::plain(501, "upload without content length header not supported"), user);
     }
     match store(&front.ctx, form, payload, api).await {
         Ok((received, params)) => hand_over(front, api, received, params).await,
