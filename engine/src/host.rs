@@ -1,8 +1,8 @@
 //! Facts of the machine. What is probed here can be replaced by a JSON file (`PVE_HOST_FACTS`), for tests and for
 //! planning on another machine.
 //!
-//! Owns probing; must not change the machine. Every fact is probed when it is first asked for. The version of QEMU costs
-//! a program start, so it is kept below `/run`, keyed by the program's time stamp.
+//! Owns probing; must not change the machine. Every fact is probed when it is first asked for. What QEMU says of itself
+//! costs a program start, so it is kept below `/run`, keyed by the program's time stamp.
 
 use crate::{Error, Result, Root, command, error::ResultExt};
 use serde_json::{Map, Value};
@@ -111,6 +111,21 @@ impl Host {
             None => probe_qemu(&Root::from_env(), Path::new(QEMU))?,
         };
         Ok(self.qemu.get_or_init(|| version))
+    }
+
+    /// What QEMU prints for `-machine help` or `-cpu help`. Can be replaced as `qemu_machine_help`, `qemu_cpu_help`.
+    pub fn qemu_help(&self, root: &Root, option: &str) -> Result<String> {
+        if let Some(text) = self.replaced_text(&format!("qemu_{option}_help")) {
+            return Ok(text);
+        }
+        self.remember(root, &format!("{option}-help"), || {
+            Ok(command::run(QEMU, &[format!("-{option}"), "help".to_owned()])?.stdout)
+        })
+    }
+
+    /// An answer of the installed QEMU, kept under `name` until another one is installed.
+    pub fn remember(&self, root: &Root, name: &str, ask: impl FnOnce() -> Result<String>) -> Result<String> {
+        remembered(root, Path::new(QEMU), &format!("qemu-{name}"), ask)
     }
 
     /// The architecture of the host, as QEMU names it.
@@ -259,29 +274,36 @@ impl fmt::Display for QemuVersion {
     }
 }
 
-/// Asks the program once for each of its states; later calls read the answer.
 fn probe_qemu(root: &Root, program: &Path) -> Result<QemuVersion> {
+    let banner = remembered(root, program, "qemu-version", || {
+        let output = command::run(&program.to_string_lossy(), &["--version"])?;
+        let banner = output.stdout.lines().next().unwrap_or_default();
+        QemuVersion::parse(banner).map(|_| banner.to_owned())
+    })?;
+    QemuVersion::parse(banner.trim())
+}
+
+/// Asks the program once for each of its states; later calls read the answer from the file `name`.
+fn remembered(root: &Root, program: &Path, name: &str, ask: impl FnOnce() -> Result<String>) -> Result<String> {
     use std::os::unix::fs::MetadataExt;
     let metadata =
         fs::metadata(program).context(|| format!("QEMU is not installed ('{}' is missing)", program.display()))?;
     let key = format!("{} {}.{} {}", metadata.ino(), metadata.mtime(), metadata.mtime_nsec(), metadata.size());
-    let cache = root.run("ferrovisor/qemu-version");
+    let cache = root.run(&format!("ferrovisor/{name}"));
     if let Ok(text) = fs::read_to_string(&cache)
-        && let Some((found, banner)) = text.split_once('\n')
+        && let Some((found, answer)) = text.split_once('\n')
         && found == key
     {
-        return QemuVersion::parse(banner.trim());
+        return Ok(answer.to_owned());
     }
-    let output = command::run(&program.to_string_lossy(), &["--version"])?;
-    let banner = output.stdout.lines().next().unwrap_or_default().to_owned();
-    let version = QemuVersion::parse(&banner)?;
+    let answer = ask()?;
     // The cache only saves time; without it the program is asked again.
     if let Some(directory) = cache.parent()
         && fs::create_dir_all(directory).is_ok()
     {
-        let _ = crate::file::replace(&cache, format!("{key}\n{banner}\n").as_bytes(), 0o644);
+        let _ = crate::file::replace(&cache, format!("{key}\n{answer}").as_bytes(), 0o644);
     }
-    Ok(version)
+    Ok(answer)
 }
 
 fn probe_kvm() -> bool {

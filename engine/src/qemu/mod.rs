@@ -11,6 +11,7 @@
 //! QEMU is nobody's child: whoever wants to know whether a VM runs looks at its pid file, whoever wants something of it
 //! connects to its monitor. Nothing here needs a daemon.
 
+mod capabilities;
 pub mod command_line;
 pub mod config;
 pub mod create;

@@ -15,7 +15,7 @@ struct Flag {
 type Flags = BTreeMap<String, Flag>;
 
 /// Flags of the models that PVE puts together from a basic one.
-const BUILT_IN: [(&str, &str); 4] = [
+pub(in crate::qemu) const BUILT_IN: [(&str, &str); 4] = [
     ("x86-64-v2", "popcnt;pni;sse4.1;sse4.2;ssse3"),
     ("x86-64-v2-AES", "aes;popcnt;pni;sse4.1;sse4.2;ssse3"),
     ("x86-64-v3", "aes;popcnt;pni;sse4.1;sse4.2;ssse3;avx;avx2;bmi1;bmi2;f16c;fma;abm;movbe;xsave"),
@@ -68,7 +68,7 @@ fn basic_model(cpu: &Properties, kvm: bool) -> (String, Option<&'static str>) {
 }
 
 /// The vendor that a model shows; `None` for those that show the host's.
-fn vendor(model: &str) -> Option<&'static str> {
+pub(in crate::qemu) fn vendor(model: &str) -> Option<&'static str> {
     match model {
         "host" | "max" | "kvm32" | "kvm64" | "qemu32" | "qemu64" => None,
         "athlon" | "phenom" => Some("AuthenticAMD"),

@@ -24,6 +24,7 @@ mod tests;
 
 pub use builder::pin_for_windows;
 pub use builder::{Options, Paths};
+pub(in crate::qemu) use cpu::{BUILT_IN as BUILT_IN_MODELS, vendor as cpu_vendor};
 pub use network::tap_name;
 pub use volumes::{StorageTraits, StoredVolumes, Volumes, format_of_name};
 

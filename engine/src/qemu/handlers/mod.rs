@@ -1,12 +1,18 @@
-//! The methods below `/nodes/{node}/qemu` that are built, each bound to its handler.
+//! The methods below `/nodes/{node}/qemu` and `/nodes/{node}/capabilities/qemu` that are built, each bound to its
+//! handler.
 
 mod config;
 mod power;
 
+use super::capabilities;
 use crate::registry::{Binding, delete, get, post, put};
 
 /// The methods bound here.
 pub const METHODS: &[Binding] = &[
+    get("/nodes/{node}/capabilities/qemu/cpu", capabilities::models),
+    get("/nodes/{node}/capabilities/qemu/cpu-flags", capabilities::flags),
+    get("/nodes/{node}/capabilities/qemu/machines", capabilities::machines),
+    get("/nodes/{node}/capabilities/qemu/migration", capabilities::migration),
     post("/nodes/{node}/qemu", config::create),
     delete("/nodes/{node}/qemu/{vmid}", config::destroy),
     get("/nodes/{node}/qemu/{vmid}/config", config::get),
