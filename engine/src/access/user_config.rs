@@ -28,6 +28,8 @@ pub struct UserConfig {
     pub acl: AclNode,
     /// Lines of kinds that we do not know, and comments; written back at the end.
     pub unknown: Vec<String>,
+    /// Numbers, from 1, of the lines that make no sense or are of a kind that we do not know.
+    pub problems: Vec<usize>,
     /// The pool of each guest that has one.
     guests: HashMap<Vmid, String>,
 }

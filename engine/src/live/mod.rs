@@ -23,7 +23,7 @@ pub use running::{Running, Usage, ticks_per_second};
 pub use storages::storages;
 
 use crate::config::guest::GuestKind;
-use crate::{Context, Result, Vmid, access, error::ResultExt};
+use crate::{Context, Result, Vmid, access, error::ResultExt, storage};
 use node::{CpuLoad, CpuMeter};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use state::Table;
@@ -37,7 +37,7 @@ use watch::Watch;
 /// How often load is measured.
 const MEASURE: Duration = Duration::from_secs(10);
 
-/// Something about a guest's file that an administrator should know.
+/// Something about a configuration file that an administrator should know.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Problem {
     /// When the file was written.
@@ -224,12 +224,30 @@ pub fn guests(ctx: &Context) -> Result<Vec<GuestRow>> {
     }
 }
 
-/// Configuration files that cannot be read, or not in full.
+/// Configuration files that cannot be read, or not in full: of guests, users and storages.
 pub fn problems(ctx: &Context) -> Result<Vec<Problem>> {
-    match &ctx.live {
-        Some(live) => Ok(live.shared.follow()?.0.problems()),
-        None => Ok(Table::scan(ctx)?.problems()),
+    let mut problems = match &ctx.live {
+        Some(live) => live.shared.follow()?.0.problems(),
+        None => Table::scan(ctx)?.problems(),
+    };
+    let users = access::config(ctx)?;
+    // The lines themselves may hold a secret.
+    let lines: Vec<String> = users.problems.iter().map(usize::to_string).collect();
+    if !lines.is_empty() {
+        let text = format!("unable to parse 'user.cfg', line {}", lines.join(", "));
+        problems.push(Problem { time: written(ctx, "user.cfg"), text });
     }
+    let storages = storage::config(ctx)?;
+    let time = written(ctx, storage::config::FILE);
+    problems.extend(storages.problems().iter().map(|text| Problem { time, text: text.clone() }));
+    Ok(problems)
+}
+
+/// When a file below `/etc/pve` was written; 0 if nobody can say.
+fn written(ctx: &Context, name: &str) -> i64 {
+    let time = std::fs::metadata(ctx.root.etc_pve(name)).and_then(|meta| meta.modified()).ok();
+    let time = time.and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
+    time.map_or(0, |elapsed| elapsed.as_secs().cast_signed())
 }
 
 /// The load of the node's processors; 0 where nobody has measured.

@@ -45,11 +45,8 @@ impl StorageConfig {
     /// The storages in a file's text.
     pub fn parse(ctx: &Context, text: String) -> Self {
         let sections = SectionConfig::parse(&text);
-        let mut problems: Vec<String> = sections
-            .problems
-            .iter()
-            .map(|(line, content)| format!("file {FILE} line {line} - ignore config line: {content}"))
-            .collect();
+        let mut problems: Vec<String> =
+            sections.problems.iter().map(|(line, _)| format!("unable to parse '{FILE}', line {line}")).collect();
         let mut entries: IndexMap<String, Entry> =
             sections.sections.into_iter().map(|(id, section)| (id, Entry { section })).collect();
         entries.retain(|id, _| {

@@ -44,20 +44,30 @@ impl UserConfig {
     /// Reads the file's text.
     pub fn parse(text: &str) -> Self {
         let mut config = UserConfig::default();
-        let lines: Vec<(&str, Line)> =
-            text.lines().map(str::trim).filter(|line| !line.is_empty()).map(|line| (line, Line::read(line))).collect();
+        let lines: Vec<(usize, &str, Line)> = (1..)
+            .zip(text.lines().map(str::trim))
+            .filter(|(_, line)| !line.is_empty())
+            .map(|(number, line)| (number, line, Line::read(line)))
+            .collect();
         // What is referred to comes before what refers to it, whatever the order in the file.
         for kind in ["user", "token", "group", "role", "pool", "acl"] {
-            for (_, line) in lines.iter().filter(|(_, line)| line.kind == kind) {
-                config.take(line);
+            for (number, _, line) in lines.iter().filter(|(_, _, line)| line.kind == kind) {
+                if config.take(line).is_none() {
+                    config.problems.push(*number);
+                }
             }
             if kind == "user" {
                 config.users.entry(root()).or_insert(User { enabled: true, ..User::default() });
             }
         }
         let is_known = |kind: &str| matches!(kind, "user" | "token" | "group" | "role" | "pool" | "acl");
-        config.unknown =
-            lines.iter().filter(|(_, line)| !is_known(line.kind)).map(|(text, _)| (*text).to_owned()).collect();
+        for (number, text, _) in lines.iter().filter(|(_, _, line)| !is_known(line.kind)) {
+            config.unknown.push((*text).to_owned());
+            if !text.starts_with('#') {
+                config.problems.push(*number);
+            }
+        }
+        config.problems.sort_unstable();
         config
     }
 

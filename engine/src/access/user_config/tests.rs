@@ -59,6 +59,8 @@ fn lines_that_make_no_sense_give_nobody_anything() {
          acl:1:/:@x:NoSuchRole:\nacl\nuser\n",
     );
     assert_eq!(config.print(), "user:root@pam:1:0::::::\n\n\n\n\n");
+    assert_eq!(config.problems, [1, 2, 3, 4, 5, 6, 7, 9, 11, 12]);
+    assert_eq!(UserConfig::parse("# comment\n\nfuture:kind\nuser:a@pve:1:0\n").problems, [3]);
     let auditor = config.role("PVEAuditor").unwrap();
     assert!(!auditor.contains("Sys.Modify".parse().unwrap()));
 }
