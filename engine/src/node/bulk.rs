@@ -5,6 +5,7 @@
 
 use crate::cluster::options::DatacenterOptions;
 use crate::config::guest::GuestKind;
+use crate::guest::startup::Startup;
 use crate::live::{self, GuestRow};
 use crate::task::{Upid, journal};
 use crate::{Call, Context, Error, Mode, Reply, Result, Task, Vmid, access, registry};
@@ -20,29 +21,6 @@ const NO_ORDER: u64 = u64::MAX;
 /// Seconds for a guest to shut down when nothing else is said.
 const SHUTDOWN_TIMEOUT: u64 = 180;
 
-/// The `startup` option: `[order=]N[,up=N][,down=N]`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Startup {
-    order: u64,
-    up: Option<u64>,
-    down: Option<u64>,
-}
-
-impl Startup {
-    fn parse(text: &str) -> Self {
-        let mut startup = Startup { order: NO_ORDER, up: None, down: None };
-        for item in text.split(',') {
-            match item.split_once('=').unwrap_or(("order", item)) {
-                ("order", value) => startup.order = value.trim().parse().unwrap_or(NO_ORDER),
-                ("up", value) => startup.up = value.trim().parse().ok(),
-                ("down", value) => startup.down = value.trim().parse().ok(),
-                _ => {}
-            }
-        }
-        startup
-    }
-}
-
 /// Guests by order, each group by number. Templates have nothing to start.
 fn plan(guests: Vec<GuestRow>, vms: Option<&[Vmid]>) -> BTreeMap<u64, Vec<(GuestRow, Startup)>> {
     let mut groups: BTreeMap<u64, Vec<(GuestRow, Startup)>> = BTreeMap::new();
@@ -50,8 +28,9 @@ fn plan(guests: Vec<GuestRow>, vms: Option<&[Vmid]>) -> BTreeMap<u64, Vec<(Guest
         if guest.facts.is_template || vms.is_some_and(|vms| !vms.contains(&guest.vmid)) {
             continue;
         }
-        let startup = Startup::parse(guest.facts.startup.as_deref().unwrap_or_default());
-        groups.entry(startup.order).or_default().push((guest, startup));
+        // One that cannot be read keeps no guest from its start.
+        let startup: Startup = guest.facts.startup.as_deref().unwrap_or_default().parse().unwrap_or_default();
+        groups.entry(startup.order.unwrap_or(NO_ORDER)).or_default().push((guest, startup));
     }
     groups
 }
@@ -269,15 +248,6 @@ mod tests {
     use crate::guest;
 
     #[test]
-    fn startup_may_leave_the_first_name_out() {
-        let startup = |order, up, down| Startup { order, up, down };
-        assert_eq!(Startup::parse("3"), startup(3, None, None));
-        assert_eq!(Startup::parse("order=3,up=10,down=20"), startup(3, Some(10), Some(20)));
-        assert_eq!(Startup::parse("up=5"), startup(NO_ORDER, Some(5), None));
-        assert_eq!(Startup::parse(""), startup(NO_ORDER, None, None));
-    }
-
-    #[test]
     fn the_plan_goes_by_order_then_number_and_leaves_templates_out() {
         let directory = tempfile::tempdir().unwrap();
         let ctx = Context::for_test(directory.path());
@@ -285,8 +255,9 @@ mod tests {
             ("100", "startup", "order=2"),
             ("101", "onboot", "1"),
             ("102", "startup", "1"),
-            ("103", "startup", "order=2"),
+            ("103", "startup", "order=2,up=5"),
             ("104", "template", "1"),
+            ("105", "startup", "later"),
         ] {
             let mut config = GuestConfig::new(GuestKind::Lxc);
             config.current.set(key, value);
@@ -297,7 +268,7 @@ mod tests {
             let numbers = groups.into_values().flatten().map(|(guest, _)| guest.vmid.number());
             numbers.collect::<Vec<_>>()
         };
-        assert_eq!(order(None), [102, 100, 103, 101]);
+        assert_eq!(order(None), [102, 100, 103, 101, 105]);
         assert_eq!(order(Some(&["101".parse().unwrap()])), [101]);
         assert!(has_autostart(&ctx).unwrap());
     }
