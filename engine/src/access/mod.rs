@@ -8,6 +8,7 @@
 //! headers is the front server's work. Secrets are never printed, logged or put into an error.
 
 mod acl;
+mod bridge;
 mod cache;
 mod crypt;
 pub mod csrf;
@@ -31,6 +32,7 @@ pub mod token;
 mod user_config;
 pub mod vnc_ticket;
 
+pub use bridge::check_bridge;
 pub use identity::{TokenId, UserId};
 pub use method::check_method;
 pub use privilege::{Privilege, PrivilegeSet};

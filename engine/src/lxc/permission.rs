@@ -87,9 +87,8 @@ fn check_mount(ctx: &Context, vmid: Vmid, mount: &MountPoint) -> Result<()> {
 
 fn check_bridge(ctx: &Context, net: &Interface) -> Result<()> {
     let Some(bridge) = net.get("bridge") else { return Ok(()) };
-    let path = format!("/sdn/zones/localnet/{bridge}");
-    let path = net.number("tag").map_or_else(|| path.clone(), |tag| format!("{path}/{tag}"));
-    access::check(ctx, &path, &["SDN.Use"])
+    let tag = net.number("tag").map(|tag| tag.to_string());
+    access::check_bridge(ctx, bridge, tag.as_deref(), net.get("trunks"))
 }
 
 /// `nesting` of an unprivileged container may be changed with VM.Allocate; everything else is for root.

@@ -117,8 +117,14 @@ impl Subject<'_> {
     fn check_net(&self, key: &str, old: Option<&str>, value: Option<&str>) -> Result<()> {
         self.check(&["VM.Config.Network"])?;
         for text in [old, value].into_iter().flatten() {
-            if let Some(bridge) = NetDevice::parse(key, text)?.bridge() {
-                access::check(self.ctx, &format!("/sdn/zones/localnetwork/{bridge}"), &["SDN.Use"])?;
+            let card = NetDevice::parse(key, text)?;
+            if let Some(bridge) = card.bridge() {
+                access::check_bridge(
+                    self.ctx,
+                    &bridge,
+                    card.option("tag").as_deref(),
+                    card.option("trunks").as_deref(),
+                )?;
             }
         }
         Ok(())
