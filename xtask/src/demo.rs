@@ -15,6 +15,17 @@ const GATEWAY: &str = "10.77.0.1";
 const TABLE: &str = "ferrovisor-demo";
 const VM: &str = "9100";
 const CONTAINER: &str = "9101";
+/// What the kernel needs for its network card, in the order of loading.
+const MODULES: &[&str] = &[
+    "virtio_ring",
+    "virtio",
+    "virtio_pci_modern_dev",
+    "virtio_pci_legacy_dev",
+    "virtio_pci",
+    "failover",
+    "net_failover",
+    "virtio_net",
+];
 const MARKER: &str = "the first guest is up";
 
 /// Makes what is missing and starts both guests. A second start finds them.
@@ -88,8 +99,8 @@ fn bridge() -> Outcome {
     }
     if !has_table() {
         let rule = "ip saddr 10.77.0.0/24 oifname != \"vibr0\" masquerade";
-        let chain =
-            format!("table ip {TABLE} {{ chain postrouting {{ type nat hook postrouting priority 100; {rule}; }} }}");
+        let hook = "type nat hook postrouting priority 100";
+        let chain = format!("table ip {TABLE} {{\n chain postrouting {{\n {hook}\n {rule}\n }}\n}}\n");
         sh(Command::new("nft").arg(chain))?;
     }
     Ok(fs::write("/proc/sys/net/ipv4/ip_forward", "1")?)
@@ -137,24 +148,17 @@ fn initramfs(root: &Path) -> Outcome<PathBuf> {
     }
     let tree = root.join("demo/initramfs");
     busybox_tree(&tree)?;
-    let modules = output(
-        Command::new("find").arg(root.join("demo/kernel/lib/modules")).args(["-name", "virtio_net.ko*"]).args([
-            "-o",
-            "-name",
-            "net_failover.ko*",
-            "-o",
-            "-name",
-            "failover.ko*",
-        ]),
-    )?;
-    for module in modules.lines() {
+    let modules = output(Command::new("find").arg(root.join("demo/kernel/lib/modules")).args(["-name", "*.ko*"]))?;
+    let wanted = |path: &&str| MODULES.iter().any(|name| path.rsplit('/').next() == Some(&format!("{name}.ko")));
+    for module in modules.lines().filter(wanted) {
         fs::copy(module, tree.join(Path::new(module).file_name().ok_or("a module has a name")?))?;
     }
     let init = format!(
         "#!/bin/sh\nmount -t proc proc /proc\nmount -t sysfs sysfs /sys\nmount -t devtmpfs dev /dev\n\
-         for name in failover net_failover virtio_net; do insmod /$name.ko 2>/dev/null; done\n\
+         for name in {modules}; do insmod /$name.ko; done\n\
          ip link set lo up\nip link set eth0 up\nip address add 10.77.0.2/24 dev eth0\n\
-         ip route add default via {GATEWAY}\necho \"{MARKER}\"\nexec setsid cttyhack sh\n"
+         ip route add default via {GATEWAY}\necho \"{MARKER}\"\nexec setsid cttyhack sh\n",
+        modules = MODULES.join(" ")
     );
     write_program(&tree.join("init"), &init)?;
     pack_cpio(&tree, &archive)?;
