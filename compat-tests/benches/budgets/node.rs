@@ -35,10 +35,10 @@ impl Node {
             "--roles",
             "Administrator",
         ]));
-        let added = ["user", "token", "add", "bench@pve", "t", "--privsep", "0", "--output-format", "json"];
+        let added = ["user", "token", "add", "bench@pve", "bench", "--privsep", "0", "--output-format", "json"];
         let added = node.program("pveum").args(added).output().expect("pveum starts");
         let added: serde_json::Value = serde_json::from_slice(&added.stdout).expect("a token");
-        node.token = format!("bench@pve!t={}", added["value"].as_str().expect("a secret"));
+        node.token = format!("bench@pve!bench={}", added["value"].as_str().expect("a secret"));
         node
     }
 
