@@ -1,8 +1,8 @@
 //! Reading and replacing files of ours. One function writes: lock, read, change, temporary file, sync, rename.
 
 use crate::{Context, Error, Result, error::ResultExt};
-use openssl::hash::{MessageDigest, hash};
 use rustix::fs::{FlockOperation, Mode, OFlags};
+use sha1::{Digest, Sha1};
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::fd::OwnedFd;
@@ -20,8 +20,7 @@ pub fn read_or_empty(path: &Path) -> Result<String> {
 
 /// SHA-1 of a text in hexadecimal, the `digest` of configuration files. (PVE: pve-common PVE/Tools.pm)
 pub fn digest(text: &str) -> String {
-    let sum = hash(MessageDigest::sha1(), text.as_bytes()).expect("SHA-1 is always there");
-    sum.iter().map(|byte| format!("{byte:02x}")).collect()
+    Sha1::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Fails when the caller saw another state of the file. (PVE: pve-common PVE/Tools.pm, assert_if_modified)

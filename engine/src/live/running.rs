@@ -80,12 +80,15 @@ pub fn ticks_per_second() -> u64 {
 }
 
 /// Guests that may run now: all that do, perhaps some more.
-pub fn candidates(ctx: &Context) -> BTreeSet<(Vmid, GuestKind)> {
+///
+/// Containers are looked for only if there are any: that means reading a directory of each control group hierarchy.
+pub fn candidates(ctx: &Context, has_containers: bool) -> BTreeSet<(Vmid, GuestKind)> {
     let entries = fs::read_dir(ctx.root.run("qemu-server"));
     let vmid = |name: &std::ffi::OsStr| name.to_str()?.strip_suffix(".pid")?.parse().ok();
     let machines = entries.into_iter().flatten().filter_map(|entry| vmid(&entry.ok()?.file_name()));
     let machines = machines.map(|vmid| (vmid, GuestKind::Qemu));
-    machines.chain(lxc::status::candidates(ctx).into_iter().map(|vmid| (vmid, GuestKind::Lxc))).collect()
+    let containers = if has_containers { lxc::status::candidates(ctx) } else { Default::default() };
+    machines.chain(containers.into_iter().map(|vmid| (vmid, GuestKind::Lxc))).collect()
 }
 
 /// The main process of a guest, if it runs.
@@ -135,7 +138,7 @@ mod tests {
         for vmid in [first, second] {
             fs::write(ctx.root.run(&format!("qemu-server/{vmid}.pid")), format!("{}\n", child.id())).unwrap();
         }
-        assert_eq!(candidates(&ctx).len(), 2);
+        assert_eq!(candidates(&ctx, true).len(), 2);
         let process = find(&ctx, GuestKind::Qemu, first).unwrap();
         assert!(find(&ctx, GuestKind::Qemu, second).is_none());
         assert!(Running::begin(&ctx, GuestKind::Qemu, first, process).unwrap().usage.memory > 0);

@@ -133,7 +133,8 @@ impl Table {
         for entry in self.entries.values_mut() {
             entry.running.take_if(|running| has_ended(&running.pidfd));
         }
-        for (vmid, kind) in running::candidates(ctx) {
+        let has_containers = self.entries.keys().any(|(_, kind)| *kind == GuestKind::Lxc);
+        for (vmid, kind) in running::candidates(ctx, has_containers) {
             if let Some(entry) = self.entries.get_mut(&(vmid, kind))
                 && entry.running.is_none()
                 && let Some(process) = running::find(ctx, kind, vmid)
