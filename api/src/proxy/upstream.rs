@@ -23,7 +23,7 @@ const KEPT: usize = 8;
 /// How long one is kept; the daemon keeps them longer.
 const KEEP: Duration = Duration::from_secs(15);
 /// How long an absent daemon is waited for.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(10);
 /// How long an answer may take.
 const ANSWER: Duration = Duration::from_secs(180);
 
