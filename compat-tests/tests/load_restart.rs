@@ -36,7 +36,7 @@ impl Seen {
     #[track_caller]
     fn assert_hardly_any_failed(&self) {
         let (failed, good) = (self.failed.lock().unwrap(), self.good.load(Ordering::Relaxed));
-        assert!(failed.len() * 100 <= good as usize, "{} of {good}: {:?}", failed.len(), failed.first());
+        assert!(failed.len() * 100 <= good, "{} of {good}: {:?}", failed.len(), failed.first());
         for failure in failed.iter() {
             assert!(format!("{failure:?}").contains("596"), "{failure:?}");
         }
