@@ -2,7 +2,9 @@
 
 use crate::{Client, wait_for};
 use serde_json::Value;
+use std::ffi::OsStr;
 use std::fs::{self, Permissions};
+use std::io::Write;
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -15,6 +17,8 @@ const NAME: &str = "pve1";
 /// A node; what it runs ends when it is dropped.
 pub struct Node {
     root: TempDir,
+    /// A copy of `/etc` that its programs see in place of the machine's.
+    etc: Option<PathBuf>,
     port: u16,
     daemon: Option<Child>,
     proxy: Option<Child>,
@@ -46,7 +50,7 @@ impl Node {
         let root = tempfile::Builder::new().prefix("ferrovisor-test-").tempdir().expect("a temporary directory");
         // pveproxy runs as www-data and containers as shifted users.
         fs::set_permissions(root.path(), Permissions::from_mode(0o755)).expect("own directory");
-        Node { root, port: 0, daemon: None, proxy: None }
+        Node { root, etc: None, port: 0, daemon: None, proxy: None }
     }
 
     /// A node whose daemons answer.
@@ -56,6 +60,31 @@ impl Node {
         node.start_daemon();
         node.start_proxy();
         node
+    }
+
+    /// A node whose daemons answer and whose machine has one more user. The accounts of this machine stay as they are.
+    pub fn start_with_account(name: &str, password: &str) -> Self {
+        let mut node = Node::without_daemons();
+        let etc = node.path("machine-etc");
+        must("cp", Command::new("cp").arg("-a").arg("/etc").arg(&etc));
+        node.etc = Some(etc);
+        must("useradd", node.within_etc("useradd").args(["--no-create-home", name]));
+        let mut child = node.within_etc("chpasswd").stdin(Stdio::piped()).spawn().expect("chpasswd starts");
+        let line = format!("{name}:{password}\n");
+        child.stdin.take().expect("a pipe").write_all(line.as_bytes()).expect("chpasswd reads");
+        assert!(child.wait().expect("a child of ours").success(), "chpasswd");
+        node.port = free_port();
+        node.start_daemon();
+        node.start_proxy();
+        node
+    }
+
+    /// A program in a mount name space in which `/etc` is the node's copy, if it has one.
+    fn within_etc(&self, program: impl AsRef<OsStr>) -> Command {
+        let Some(etc) = &self.etc else { return Command::new(program) };
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-c", r#"mount --bind "$0" /etc && exec "$@""#]).arg(etc).arg(program);
+        command
     }
 
     /// Starts pvedaemon and waits for its socket.
@@ -133,13 +162,13 @@ impl Node {
 
     /// One of our programs in this node's environment.
     pub fn program(&self, name: &str) -> Command {
-        let mut command = Command::new(programs().join(name));
+        let mut command = self.within_etc(programs().join(name));
         command.env("PVE_ROOT", self.root.path()).env("PVE_NODENAME", NAME).env("TZ", "UTC").env("LC_ALL", "C");
         command
     }
 
     /// Runs a tool to its end.
-    pub fn run<S: AsRef<std::ffi::OsStr>>(&self, tool: &str, arguments: &[S]) -> Ran {
+    pub fn run<S: AsRef<OsStr>>(&self, tool: &str, arguments: &[S]) -> Ran {
         let mut command = self.program(tool);
         let output = command.args(arguments).stdin(Stdio::null()).output().unwrap_or_else(|e| panic!("{tool}: {e}"));
         Ran {
@@ -237,6 +266,10 @@ impl Drop for Node {
         kill(self.proxy.take());
         kill(self.daemon.take());
     }
+}
+
+fn must(what: &str, command: &mut Command) {
+    assert!(command.status().unwrap_or_else(|error| panic!("{what}: {error}")).success(), "{what}");
 }
 
 fn reap(child: Option<Child>) {
