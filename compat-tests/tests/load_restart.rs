@@ -31,17 +31,6 @@ impl Seen {
         wait_for("answers", 60, || (self.good.load(Ordering::Relaxed) >= end).then_some(()));
     }
 
-    /// After an end and a new start of the daemon: what waited in the ended daemon's queue for longer than the front is
-    /// patient may be answered with 596, and nothing else; that is less than one request in a hundred.
-    #[track_caller]
-    fn assert_hardly_any_failed(&self) {
-        let (failed, good) = (self.failed.lock().unwrap(), self.good.load(Ordering::Relaxed));
-        assert!(failed.len() * 100 <= good, "{} of {good}: {:?}", failed.len(), failed.first());
-        for failure in failed.iter() {
-            assert!(format!("{failure:?}").contains("596"), "{failure:?}");
-        }
-    }
-
     #[track_caller]
     fn assert_nothing_failed(&self) {
         let failed = self.failed.lock().unwrap();
@@ -157,7 +146,7 @@ fn an_absent_daemon_is_waited_for() {
             seen.wait_for_more(100);
         }
     });
-    seen.assert_hardly_any_failed();
+    seen.assert_nothing_failed();
 }
 
 #[test]

@@ -80,25 +80,33 @@ fn daemon(mut ctx: Context, control: &Control) -> Result<()> {
         .max_blocking_threads(MAX_THREADS)
         .thread_keep_alive(Duration::from_secs(10))
         .build()?;
-    let stop = tokio::task::LocalSet::new().block_on(&runtime, async {
-        let (ending, watcher) = watch::channel(false);
+    let socket_file = ctx.root.run(SOCKET);
+    // What the next image serves on; nothing after an end for good.
+    let kept = tokio::task::LocalSet::new().block_on(&runtime, async {
+        let (ending, watcher) = watch::channel(None);
         let serving = Serving { ending: watcher, open: Arc::default(), limit: MAX_CONNECTIONS };
         let socket = UnixListener::from_std(listener.try_clone()?)?;
         let accept = async move || Ok(socket.accept().await?.0);
-        let service = Service::new(ctx);
+        let service = Service::new(ctx, serving.clone());
         let application =
             App::new().default_service(web::to(move |request, payload| service.clone().handle(request, payload)));
         let admit = async move |stream: UnixStream| admit(stream, account);
         let served = tokio::task::spawn_local(serve(accept, admit, application, serving));
         running.ready()?;
-        let stop = signals::wait(&ending).await?;
+        let stop = signals::wait().await?;
+        let kept = (stop == Stop::Restart).then_some(listener);
+        if kept.is_none() {
+            // From now on the front server waits for the next daemon.
+            let _ = std::fs::remove_file(&socket_file);
+        }
+        ending.send_replace(Some(stop));
         let _ = served.await;
-        Ok::<_, Error>(stop)
+        Ok::<_, Error>(kept)
     })?;
     runtime.shutdown_timeout(Duration::from_secs(1));
-    match stop {
-        Stop::Restart => Err(running.replace(&listener)),
-        Stop::End => {
+    match kept {
+        Some(listener) => Err(running.replace(&listener)),
+        None => {
             running.end();
             Ok(())
         }

@@ -6,11 +6,13 @@ use super::{
 };
 use crate::identity::Identities;
 use crate::net::connection::Watch;
+use crate::net::serve::Control;
 use crate::wire::credentials::Credential;
 use crate::wire::envelope::{Outcome, Rendered};
 use crate::wire::format::{ApiPath, Format, split};
 use crate::wire::params::BodyKind;
 use crate::wire::{html, reason, response};
+use actix_http::ConnectionType;
 use actix_web::body::{BoxBody, SizedStream};
 use actix_web::http::header::{self, HeaderName};
 use actix_web::{HttpRequest, HttpResponse, web};
@@ -35,24 +37,29 @@ const PIECE: usize = 64 * 1024;
 pub struct Service {
     ctx: Context,
     identities: Arc<Identities>,
+    control: Control,
 }
 
 impl Service {
     /// A service for a node.
-    pub fn new(ctx: Context) -> Self {
-        Service { ctx, identities: Arc::default() }
+    pub fn new(ctx: Context, control: Control) -> Self {
+        Service { ctx, identities: Arc::default(), control }
     }
 
-    /// Answers a request.
+    /// Answers a request. While the daemon ends, the connection ends with the answer.
     pub async fn handle(self, request: HttpRequest, payload: web::Payload) -> HttpResponse {
         let busy = request.conn_data::<Rc<Watch>>().map(Watch::begin);
-        let response = match asked(&request, payload).await {
+        let control = self.control.clone();
+        let mut response = match asked(&request, payload).await {
             Ok(asked) => {
                 let client = request.headers().get(CLIENT_HEADER).and_then(|value| value.to_str().ok());
                 self.answer(asked, client.unwrap_or("-")).await
             }
             Err(response) => response,
         };
+        if control.is_crowded() {
+            response.head_mut().set_connection_type(ConnectionType::Close);
+        }
         drop(busy);
         response
     }

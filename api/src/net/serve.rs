@@ -2,10 +2,13 @@
 //!
 //! ```text
 //! accept ──> prepare (access rule, TLS) ──> watched connection ──> HTTP/1.1 ──> actix-web application
-//! end: no more accepts, answers under way are finished, idle connections closed
+//! end:     who waits in the socket's queue is accepted, the socket closed; answers under way are finished, idle
+//!          connections closed
+//! restart: the same, but the queue is left to the next image of the program, which keeps the socket
 //! ```
 
-use super::connection::Watched;
+use super::connection::{Watch, Watched};
+use crate::process::signals::Stop;
 use actix_http::{HttpService, Request};
 use actix_service::{IntoServiceFactory, Service, ServiceFactory, map_config};
 use actix_web::body::BoxBody;
@@ -26,12 +29,15 @@ const LOOK: Duration = Duration::from_secs(2);
 const LOOK_ENDING: Duration = Duration::from_millis(50);
 /// Answers that are not finished after this time are cut off when the server ends.
 const END: Duration = Duration::from_secs(25);
+/// Nobody waits in the socket's queue if none comes out of it for this time.
+const QUEUE: Duration = Duration::from_millis(5);
 
 /// What all threads of a server share.
 #[derive(Clone)]
 pub struct Control {
-    /// Becomes true when the server is to end.
-    pub ending: watch::Receiver<bool>,
+    /// Becomes the reason when the server is to end. For an end for good the socket's name is gone by then, and the copies
+    /// of the socket outside of [`serve`] are closed.
+    pub ending: watch::Receiver<Option<Stop>>,
     /// Connections now open.
     pub open: Arc<AtomicUsize>,
     /// Connections that may be open at once; more are closed at once.
@@ -41,7 +47,7 @@ pub struct Control {
 impl Control {
     /// Whether connections should be given back instead of being kept alive.
     pub fn is_crowded(&self) -> bool {
-        *self.ending.borrow() || self.open.load(Ordering::Relaxed) * 4 > self.limit * 3
+        self.ending.borrow().is_some() || self.open.load(Ordering::Relaxed) * 4 > self.limit * 3
     }
 }
 
@@ -92,23 +98,9 @@ pub async fn serve<Raw, Stream, Accept, Prepare, Application, Factory>(
     let prepare = Rc::new(prepare);
     let mut connections = JoinSet::new();
     let mut ending = control.ending.clone();
-    loop {
-        let raw = tokio::select! {
-            biased;
-            _ = ending.wait_for(|ending| *ending) => break,
-            Some(_) = connections.join_next() => continue,
-            raw = accept() => raw,
-        };
-        let raw = match raw {
-            Ok(raw) => raw,
-            // Out of descriptors, or a client that is gone already.
-            Err(_) => {
-                tokio::time::sleep(Duration::from_millis(10)).await;
-                continue;
-            }
-        };
+    let begin = |raw, connections: &mut JoinSet<()>| {
         let Some(open) = Open::new(&control) else {
-            continue;
+            return;
         };
         let (http, prepare, ending) = (Rc::clone(&http), Rc::clone(&prepare), control.ending.clone());
         connections.spawn_local(async move {
@@ -118,24 +110,49 @@ pub async fn serve<Raw, Stream, Accept, Prepare, Application, Factory>(
             };
             let stream = Watched::new(stream);
             let watch = stream.watch();
-            let mut connection = std::pin::pin!(http.call((stream, peer)));
-            loop {
-                let look = if *ending.borrow() { LOOK_ENDING } else { LOOK };
-                let mut ended = ending.clone();
-                tokio::select! {
-                    _ = &mut connection => return,
-                    () = tokio::time::sleep(look) => {}
-                    _ = ended.wait_for(|ending| *ending), if !*ending.borrow() => {}
-                }
-                if watch.is_over(*ending.borrow()) {
-                    return;
-                }
-            }
+            attend(http.call((stream, peer)), &watch, ending).await;
         });
+    };
+    let stop = loop {
+        let raw = tokio::select! {
+            biased;
+            stop = ending.wait_for(Option::is_some) => break stop.ok().and_then(|stop| *stop),
+            Some(_) = connections.join_next() => continue,
+            raw = accept() => raw,
+        };
+        match raw {
+            Ok(raw) => begin(raw, &mut connections),
+            // Out of descriptors, or a client that is gone already.
+            Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+        }
+    };
+    if stop == Some(Stop::End) {
+        // Who was let into the queue would see a reset connection when the socket is closed.
+        while let Ok(Ok(raw)) = tokio::time::timeout(QUEUE, accept()).await {
+            begin(raw, &mut connections);
+        }
     }
     drop(accept);
     let finished = async { while connections.join_next().await.is_some() {} };
     let _ = tokio::time::timeout(END, finished).await;
+}
+
+/// Serves a connection as long as it is worth it.
+async fn attend(connection: impl Future, watch: &Watch, ending: watch::Receiver<Option<Stop>>) {
+    let mut connection = std::pin::pin!(connection);
+    let is_ending = || ending.borrow().is_some();
+    loop {
+        let look = if is_ending() { LOOK_ENDING } else { LOOK };
+        let mut ended = ending.clone();
+        tokio::select! {
+            _ = &mut connection => return,
+            () = tokio::time::sleep(look) => {}
+            _ = ended.wait_for(Option::is_some), if !is_ending() => {}
+        }
+        if watch.is_over(is_ending()) {
+            return;
+        }
+    }
 }
 
 #[cfg(test)]
@@ -146,9 +163,9 @@ mod tests {
     use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, DuplexStream, duplex};
 
     /// Serves one connection with an application that makes an error out of each path.
-    fn start() -> (DuplexStream, watch::Sender<bool>, tokio::task::JoinHandle<()>) {
+    fn start() -> (DuplexStream, watch::Sender<Option<Stop>>, tokio::task::JoinHandle<()>) {
         let (client, server) = duplex(64 * 1024);
-        let (ending, watcher) = watch::channel(false);
+        let (ending, watcher) = watch::channel(None);
         let control = Control { ending: watcher, open: Arc::default(), limit: 10 };
         let server = std::cell::RefCell::new(Some(server));
         let accept = async move || {
@@ -194,7 +211,7 @@ mod tests {
             // 8,000 texts of 2,000 bytes would be 16 MB.
             let grown = resident().saturating_sub(before);
             assert!(grown < 4_000, "grown by {grown} KiB");
-            ending.send_replace(true);
+            ending.send_replace(Some(Stop::End));
             tokio::time::timeout(Duration::from_secs(10), served).await.unwrap().unwrap();
         });
     }

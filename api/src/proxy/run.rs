@@ -87,7 +87,7 @@ fn server(ctx: &Context, control: &Control, line: &command::Line) -> Result<()> 
     let certificates = Arc::new(Certificates::load(ctx, &settings)?);
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let threads = threads.min(settings.max_workers.unwrap_or(2));
-    let (ending, watcher) = watch::channel(false);
+    let (ending, watcher) = watch::channel(None);
     let shared = Shared {
         ctx: Arc::new(ctx.clone()),
         identities: Arc::default(),
@@ -103,16 +103,20 @@ fn server(ctx: &Context, control: &Control, line: &command::Line) -> Result<()> 
             std::thread::Builder::new().name("front".into()).spawn(move || thread(shared, listener, async { Ok(()) }))
         })
         .collect::<std::io::Result<_>>()?;
-    let stop = thread(shared, listener.try_clone()?, async {
+    // What the next image serves on; nothing after an end for good.
+    let kept = thread(shared, listener.try_clone()?, async {
         running.ready()?;
-        signals::wait(&ending).await
+        let stop = signals::wait().await?;
+        let kept = (stop == Stop::Restart).then_some(listener);
+        ending.send_replace(Some(stop));
+        Ok(kept)
     })?;
     for thread in more {
         let _ = thread.join();
     }
-    match stop {
-        Stop::Restart => Err(running.replace(&listener)),
-        Stop::End => {
+    match kept {
+        Some(listener) => Err(running.replace(&listener)),
+        None => {
             running.end();
             Ok(())
         }

@@ -223,7 +223,7 @@ mod tests {
                 tokio::io::copy(&mut read, &mut write).await.unwrap()
             });
             let (mut client, server) = duplex(1024);
-            let (_ending, watcher) = watch::channel(false);
+            let (_ending, watcher) = watch::channel(None);
             let control = Control { ending: watcher, open: std::sync::Arc::default(), limit: 10 };
             let server = std::cell::Cell::new(Some(server));
             let accept = async move || match server.take() {
