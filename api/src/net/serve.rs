@@ -18,7 +18,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -30,7 +30,9 @@ const LOOK_ENDING: Duration = Duration::from_millis(50);
 /// Answers that are not finished after this time are cut off when the server ends.
 const END: Duration = Duration::from_secs(25);
 /// Nobody waits in the socket's queue if none comes out of it for this time.
-const QUEUE: Duration = Duration::from_millis(5);
+const QUEUE: Duration = Duration::from_millis(2);
+/// A queue that clients still find, because it has an address that outlives the server, is left after this time.
+const LAST_CALL: Duration = Duration::from_millis(100);
 
 /// What all threads of a server share.
 #[derive(Clone)]
@@ -128,8 +130,12 @@ pub async fn serve<Raw, Stream, Accept, Prepare, Application, Factory>(
     };
     if stop == Some(Stop::End) {
         // Who was let into the queue would see a reset connection when the socket is closed.
+        let last_call = Instant::now() + LAST_CALL;
         while let Ok(Ok(raw)) = tokio::time::timeout(QUEUE, accept()).await {
             begin(raw, &mut connections);
+            if Instant::now() > last_call {
+                break;
+            }
         }
     }
     drop(accept);
