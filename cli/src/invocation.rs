@@ -4,9 +4,9 @@ use crate::output::{self, Switches};
 use crate::printers;
 use contract::Verb;
 use contract::command::{Command, OutputKind};
-use engine::call::FromParam;
-use engine::{Context, Error, Reply, Result, registry};
+use engine::{Context, Params, Reply, Result, registry};
 use serde_json::{Map, Value};
+use std::ops::Deref;
 
 /// A command line that was understood, with everything it needs to run.
 pub struct Invocation {
@@ -18,31 +18,21 @@ pub struct Invocation {
     pub words: &'static str,
     /// The row of the table.
     pub command: &'static Command,
-    /// Verified parameters, preset ones included: integers, numbers and booleans have their JSON types.
-    pub params: Map<String, Value>,
+    /// Its parameters, preset ones included.
+    pub params: Params,
     /// Verified values for the tool itself, the output switches among them.
     pub extras: Map<String, Value>,
 }
 
+impl Deref for Invocation {
+    type Target = Params;
+
+    fn deref(&self) -> &Params {
+        &self.params
+    }
+}
+
 impl Invocation {
-    /// A required parameter.
-    pub fn param<T: FromParam>(&self, name: &str) -> Result<T> {
-        self.opt(name)?.ok_or_else(|| Error::parameter(name, "property is missing and it is not optional"))
-    }
-
-    /// An optional parameter.
-    pub fn opt<T: FromParam>(&self, name: &str) -> Result<Option<T>> {
-        match self.params.get(name) {
-            None | Some(Value::Null) => Ok(None),
-            Some(value) => T::from_param(value).map(Some).map_err(|text| Error::parameter(name, text)),
-        }
-    }
-
-    /// A boolean parameter that is false when absent.
-    pub fn flag(&self, name: &str) -> bool {
-        matches!(self.params.get(name), Some(Value::Bool(true)))
-    }
-
     /// Runs a method of the interface; a node is added where the method wants one.
     pub fn call(&self, verb: Verb, template: &str, mut params: Map<String, Value>) -> Result<Reply> {
         if template.contains("{node}") {

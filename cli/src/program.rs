@@ -5,7 +5,7 @@ use crate::invocation::Invocation;
 use crate::tree::{self, Resolution};
 use crate::{completion, failure, help, local, output};
 use contract::command::{self, Command, MAIN, OutputKind, Tool, ToolKind};
-use engine::{Context, Error, Result};
+use engine::{Context, Error, Params, Result};
 use serde_json::Value;
 use std::process::ExitCode;
 
@@ -92,7 +92,7 @@ fn run_command(
         engine::node::setup::ensure(&ctx)?;
     }
     let Arguments { params, extras } = arguments;
-    let invocation = Invocation { ctx, tool, words, command, params, extras };
+    let invocation = Invocation { ctx, tool, words, command, params: Params::verified(params), extras };
     let outcome = match row {
         Some(row) => (row.run)(&invocation),
         None => run_method(&invocation),
@@ -107,7 +107,7 @@ fn run_method(invocation: &Invocation) -> Result<ExitCode> {
         return Err(Error::NotImplemented(format!("'{name}' is not built yet")));
     };
     let params =
-        if invocation.command.parameters.is_some() { serde_json::Map::new() } else { invocation.params.clone() };
+        if invocation.command.parameters.is_some() { serde_json::Map::new() } else { invocation.params.to_map() };
     let reply = invocation.call(verb, template, params)?;
     let is_task = invocation.command.output.kind == OutputKind::Task;
     if !is_task {

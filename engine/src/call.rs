@@ -3,6 +3,7 @@
 use crate::{Context, Error, Result};
 use contract::{Method, Verb};
 use serde_json::{Map, Value};
+use std::ops::Deref;
 use std::str::FromStr;
 
 /// A request as it comes from HTTP: not yet routed, allowed or verified.
@@ -22,14 +23,36 @@ pub struct Call<'a> {
     pub ctx: &'a Context,
     /// The contract's row.
     pub method: &'static Method,
-    /// Verified and normalised parameters: integers, numbers and booleans have their JSON types.
-    pub params: Map<String, Value>,
+    /// What it was called with.
+    pub params: Params,
 }
 
 /// A handler: reads parameters, calls the domain, shapes the reply.
 pub type Handler = fn(&Call) -> Result<Reply>;
 
-impl Call<'_> {
+impl Deref for Call<'_> {
+    type Target = Params;
+
+    fn deref(&self) -> &Params {
+        &self.params
+    }
+}
+
+/// Verified and normalised parameters: integers, numbers and booleans have their JSON types.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Params(Map<String, Value>);
+
+impl Params {
+    /// Parameters that [`contract::verify`] has let pass.
+    pub fn verified(params: Map<String, Value>) -> Self {
+        Params(params)
+    }
+
+    /// A copy to change and to call another method with.
+    pub fn to_map(&self) -> Map<String, Value> {
+        self.0.clone()
+    }
+
     /// A required parameter, or one that the handler cannot do without.
     pub fn param<T: FromParam>(&self, name: &str) -> Result<T> {
         self.opt(name)?.ok_or_else(|| Error::parameter(name, "property is missing and it is not optional"))
@@ -37,7 +60,7 @@ impl Call<'_> {
 
     /// An optional parameter.
     pub fn opt<T: FromParam>(&self, name: &str) -> Result<Option<T>> {
-        match self.params.get(name) {
+        match self.0.get(name) {
             None | Some(Value::Null) => Ok(None),
             Some(value) => T::from_param(value).map(Some).map_err(|text| Error::parameter(name, text)),
         }
@@ -45,12 +68,20 @@ impl Call<'_> {
 
     /// A boolean parameter that is false when absent.
     pub fn flag(&self, name: &str) -> bool {
-        matches!(self.params.get(name), Some(Value::Bool(true)))
+        matches!(self.0.get(name), Some(Value::Bool(true)))
     }
 
     /// The value as it would stand in a configuration file, when it was given.
     pub fn text(&self, name: &str) -> Option<String> {
-        self.params.get(name).map(config_text)
+        self.0.get(name).map(config_text)
+    }
+}
+
+impl Deref for Params {
+    type Target = Map<String, Value>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
     }
 }
 

@@ -30,7 +30,7 @@ pub mod storage;
 pub mod task;
 pub mod types;
 
-pub use call::{Call, Reply, Request};
+pub use call::{Call, Params, Reply, Request};
 pub use clock::Clock;
 pub use context::{Caller, Context, Mode};
 pub use error::{Error, Result, ResultExt};

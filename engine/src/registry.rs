@@ -4,7 +4,7 @@
 //! handler. A method without a handler passes all of them and then answers 501.
 
 use crate::call::Handler;
-use crate::{Call, Context, Error, Reply, Request, Result, access, cluster, lxc, node, qemu, storage, task};
+use crate::{Call, Context, Error, Params, Reply, Request, Result, access, cluster, lxc, node, qemu, storage, task};
 use contract::{Method, Verb};
 use serde_json::{Map, Value};
 use std::collections::HashMap;
@@ -105,7 +105,7 @@ pub fn run(ctx: &Context, verb: Verb, template: &str, params: Map<String, Value>
 
 fn call(ctx: &Context, method: &'static Method, params: Map<String, Value>) -> Result<Reply> {
     let handler = handler(method.verb, method.template).ok_or_else(|| not_implemented(method.verb, method.template))?;
-    handler(&Call { ctx, method, params })
+    handler(&Call { ctx, method, params: Params::verified(params) })
 }
 
 fn not_implemented(verb: Verb, path: &str) -> Error {

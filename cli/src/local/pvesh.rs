@@ -105,7 +105,7 @@ fn call(invocation: &Invocation) -> Result<ExitCode> {
     let path = path_of(invocation)?;
     let (words, verb) = VERBS.iter().find(|(words, _)| *words == invocation.words).expect("rows are made of verbs");
     let route = contract::find(*verb, &path).map_err(|_| no_handler(words, &path))?;
-    let reply = invocation.call(*verb, route.method.template, invocation.params.clone())?;
+    let reply = invocation.call(*verb, route.method.template, invocation.params.to_map())?;
     if std::env::args_os().nth(1).is_some_and(|word| word == NO_OUTPUT) {
         return Ok(ExitCode::SUCCESS);
     }
@@ -134,7 +134,7 @@ fn list(invocation: &Invocation) -> Result<ExitCode> {
     let route = contract::find(Verb::Get, &path).map_err(|_| Error::new(format!("no such resource '{path}'")))?;
     let member = route.method.child_member();
     let member = member.ok_or_else(|| Error::new(format!("resource '{path}' does not define child links")))?;
-    let names = match invocation.call(Verb::Get, route.method.template, invocation.params.clone()) {
+    let names = match invocation.call(Verb::Get, route.method.template, invocation.params.to_map()) {
         Ok(reply) => names(&reply.data, member),
         // A directory that nobody answers for: its children are known from the tables all the same.
         Err(Error::NotImplemented(text)) => fixed_children(&path).ok_or(Error::NotImplemented(text))?,

@@ -11,6 +11,6 @@ use std::process::ExitCode;
 pub const COMMANDS: &[Row] = &[command("qmrestore", MAIN, restore)];
 
 fn restore(invocation: &Invocation) -> Result<ExitCode> {
-    invocation.call(Verb::Post, "/nodes/{node}/qemu", invocation.params.clone())?;
+    invocation.call(Verb::Post, "/nodes/{node}/qemu", invocation.params.to_map())?;
     Ok(ExitCode::SUCCESS)
 }

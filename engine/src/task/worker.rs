@@ -62,7 +62,7 @@ pub(super) fn start(call: &Call, program: &Path, kind: &str, id: &str) -> Result
         let job = Job {
             verb: call.method.verb.to_string(),
             template: call.method.template.to_owned(),
-            params: call.params.clone(),
+            params: call.params.to_map(),
             caller: call.ctx.caller.id().to_owned(),
             node: call.ctx.node.clone(),
             upid: upid.to_string(),

@@ -7,7 +7,7 @@ use crate::qemu::destroy::{self, Destroy};
 use crate::qemu::permission::Subject;
 use crate::qemu::update::{self, Update};
 use crate::qemu::{reply, request, resize as disk_size};
-use crate::{Call, Error, Reply, Result, Vmid, access, guest, lock};
+use crate::{Call, Error, Params, Reply, Result, Vmid, access, guest, lock};
 use serde_json::Value;
 
 /// Parameters of `POST /nodes/{node}/qemu` that are no options of the VM.
@@ -149,10 +149,11 @@ pub fn update_task(call: &Call) -> Result<Reply> {
 /// `PUT unlink`: removes drives from the configuration.
 pub fn unlink(call: &Call) -> Result<Reply> {
     let vmid: Vmid = call.param("vmid")?;
-    let mut params = call.params.clone();
+    let mut params = call.params.to_map();
     if let Some(list) = params.remove("idlist") {
         params.insert("delete".into(), list);
     }
+    let params = Params::verified(params);
     let update = Update::read(&Call { ctx: call.ctx, method: call.method, params }, vmid)?;
     apply_now(call, vmid, &update)
 }
