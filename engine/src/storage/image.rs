@@ -30,6 +30,8 @@ pub struct Header {
     pub backing: Option<String>,
     /// The data are, or may be, in other files.
     pub external_data: bool,
+    /// Snapshots within the file (qcow2).
+    pub snapshots: u32,
 }
 
 /// Reads an image's header.
@@ -42,7 +44,7 @@ pub fn read_file(file: &File) -> std::io::Result<Header> {
     let mut start = [0; 104];
     let count = read_up_to(file, &mut start)?;
     let length = file.metadata()?.len();
-    let raw = Header { format: Format::Raw, size: length, backing: None, external_data: false };
+    let raw = Header { format: Format::Raw, size: length, backing: None, external_data: false, snapshots: 0 };
     match &start[..count.min(4)] {
         [b'Q', b'F', b'I', 0xfb] if count >= 72 => qcow2(file, &start, count),
         [b'K', b'D', b'M', b'V'] if count >= 79 => vmdk(file, &start),
@@ -87,6 +89,7 @@ fn qcow2(file: &File, start: &[u8], count: usize) -> std::io::Result<Header> {
         size: big_endian(start, 24, 8),
         backing,
         external_data: features & QCOW2_EXTERNAL_DATA != 0,
+        snapshots: big_endian(start, 60, 4) as u32,
     })
 }
 
@@ -97,14 +100,20 @@ fn vmdk(file: &File, start: &[u8]) -> std::io::Result<Header> {
     let length = little_endian(start, 36, 8).saturating_mul(SECTOR);
     let text = if at == 0 { String::new() } else { read_text(file, at, length)? };
     let (extents, backing) = descriptor(&text);
-    Ok(Header { format: Format::Vmdk, size, backing, external_data: extents.len() > 1 })
+    Ok(Header { format: Format::Vmdk, size, backing, external_data: extents.len() > 1, snapshots: 0 })
 }
 
 /// A text that names the files with the data.
 fn vmdk_descriptor(file: &File, length: u64) -> std::io::Result<Header> {
     let (extents, backing) = descriptor(&read_text(file, 0, length)?);
     let sectors = extents.iter().fold(0u64, |sum, sectors| sum.saturating_add(*sectors));
-    Ok(Header { format: Format::Vmdk, size: sectors.saturating_mul(SECTOR), backing, external_data: true })
+    Ok(Header {
+        format: Format::Vmdk,
+        size: sectors.saturating_mul(SECTOR),
+        backing,
+        external_data: true,
+        snapshots: 0,
+    })
 }
 
 /// A descriptor's text; longer ones than QEMU reads are cut.

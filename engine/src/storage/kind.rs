@@ -4,7 +4,7 @@
 //! Adding a type: write its driver in a file of its own and name it in its row.
 
 use super::content::Content;
-use super::directory::Directory;
+use super::directory::DIRECTORY;
 use super::driver::Driver;
 use super::volume::Format;
 use contract::section_config_schema::{self, SectionConfig, SectionType};
@@ -28,7 +28,7 @@ pub static KINDS: [Kind; 14] = [
     row("btrfs", false, None),
     row("cephfs", true, None),
     row("cifs", true, None),
-    row("dir", false, Some(&Directory)),
+    row("dir", false, Some(&DIRECTORY)),
     row("esxi", false, None),
     row("iscsi", true, None),
     row("iscsidirect", true, None),

@@ -8,24 +8,38 @@
 mod backup;
 pub mod config;
 pub mod content;
-mod directory;
+pub mod convert;
+pub mod copy;
+pub mod directory;
 pub mod download;
 pub mod driver;
 mod edit;
+pub mod feature;
 pub mod handlers;
 pub mod image;
 pub mod kind;
+mod lifecycle;
+mod limit;
 mod permission;
 pub mod status;
+pub mod stream;
 #[cfg(test)]
 mod tests;
 pub mod transfer;
+pub mod unfinished;
 pub mod volume;
 
 pub use config::{Entry, StorageConfig};
 pub use content::Content;
 pub use contract::format::size::{parse as parse_size, print as print_size};
+pub use copy::{Copy, copy};
 pub use driver::{Attributes, Described};
+pub use feature::Feature;
+pub use lifecycle::{
+    activate_volume, clone_linked, deactivate_volume, has_feature, linked_clones, make_template, reassign, rollback,
+    rollback_possible, snapshot, snapshot_delete, snapshots, snapshots_in_image,
+};
+pub use limit::bandwidth_limit;
 pub use permission::check_volume_access;
 pub use status::{StorageStatus, probe};
 pub use volume::{Format, NewVolume, Volume, VolumeId, VolumeInfo, VolumeKind};

@@ -59,6 +59,14 @@ impl Target {
         Ok(Target { content, directory, file, format: known.format, node: ctx.node.clone() })
     }
 
+    /// The place of a volume that comes as it is, from another node or as a stream.
+    pub fn for_volume(storage: &super::driver::Storage, content: Content, file: &str) -> Result<Self> {
+        let known = FileName::new(content, file);
+        let Some(known) = known else { bail!("unable to parse directory volume name '{}'", file.escape_debug()) };
+        let directory = super::driver_of(storage)?.content_directory(storage, content)?;
+        Ok(Target { content, directory, file: known.file, format: known.format, node: storage.ctx.node.clone() })
+    }
+
     /// The whole path.
     pub fn path(&self) -> PathBuf {
         self.directory.join(&self.file)

@@ -1,25 +1,21 @@
 //! Making, removing and growing images of a directory storage.
 //! (PVE: pve-storage PVE/Storage/Plugin.pm, alloc_image, free_image, volume_resize)
 //!
-//! The storage's queue lock covers choosing a name and creating an empty file under it, nothing that takes time.
+//! The storage's queue lock covers choosing and reserving a name, nothing that takes time.
 
 use super::attributes::{notes_path, protection_path, remove_if_there};
-use super::list;
-use super::name::{ImageName, Name, disk_number, parse_image_file};
-use super::path_of;
-use crate::context::Mode;
+use super::making::{Layout, Making, remove_hidden};
+use super::name::{ImageName, Name, parse_image_file};
+use super::{list, path_of, snapshots};
 use crate::storage::content::Content;
 use crate::storage::driver::{Filter, Storage};
 use crate::storage::volume::{Format, NewVolume};
 use crate::task::abort;
-use crate::{Error, Result, Vmid, bail, command, error::ResultExt, lock};
+use crate::{Error, Result, bail, command, error::ResultExt};
 use rustix::fs::{FallocateFlags, IFlags, Mode as FileMode, OFlags};
 use std::fs::{self, File};
-use std::io::{ErrorKind, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
-
-/// Most disks of a guest on one storage.
-const MAX_VOLUMES_PER_GUEST: u32 = 1024;
 
 /// How the space of a new image is taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,16 +47,8 @@ impl Preallocation {
     }
 }
 
-/// Waits for the storage's queue.
-fn lock_names(storage: &Storage) -> Result<lock::QueueLock> {
-    let label = match &storage.ctx.mode {
-        Mode::Worker(upid) => upid.to_string(),
-        _ => format!("process-{}", std::process::id()),
-    };
-    lock::acquire(storage.ctx, &lock::storage(&storage.id), &label, |_| {})
-}
-
-pub(super) fn allocate(storage: &Storage, new: &NewVolume) -> Result<String> {
+/// Makes an image that is still to be filled or placed.
+pub fn begin(storage: &Storage, layout: &dyn Layout, new: &NewVolume) -> Result<Making> {
     let named = new.name.as_deref().filter(|name| !name.is_empty());
     let format = match (new.format, named) {
         (Some(format), _) => format,
@@ -76,64 +64,26 @@ pub(super) fn allocate(storage: &Storage, new: &NewVolume) -> Result<String> {
     if format == Format::Subvol && new.size != 0 {
         bail!("storage does not support subvol quotas");
     }
-    let image = reserve(storage, new.vmid, format, named)?;
-    let path = path_of(storage, &Name::Image(image.clone()))?;
-    fill(storage, &path, format, new.size).map_err(|error| {
-        let failures: Vec<Error> = discard(&path).err().into_iter().collect();
-        error.with_cleanup_failures(&failures)
-    })?;
-    Ok(image.to_string())
+    Making::reserve(storage, layout, new.vmid, format, None, named)
 }
 
-/// Chooses a name and creates an empty file or directory under it.
-fn reserve(storage: &Storage, vmid: Vmid, format: Format, named: Option<&str>) -> Result<ImageName> {
-    let _lock = lock_names(storage)?;
-    let directory = storage.entry.content_directory(Content::Images)?.join(vmid.to_string());
-    let file = match named {
-        Some(name) => name.to_owned(),
-        None => next_disk_name(storage, &directory, vmid, format)?,
-    };
-    let image = ImageName { vmid, base: None, format, is_base: parse_image_file(&file)?.1, file };
-    // Looks at links in the way before anything is made.
-    let path = path_of(storage, &Name::Image(image.clone()))?;
-    fs::create_dir_all(&directory).context(|| format!("unable to create '{}'", directory.display()))?;
-    let created = if format == Format::Subvol {
-        fs::create_dir(&path).map_err(Error::from).and_then(|()| {
-            let mode = FileMode::from_raw_mode(0o755);
-            rustix::fs::chmod(&path, mode).map_err(Error::from)
-        })
-    } else {
-        create_empty(&path).map(drop)
-    };
-    created.map_err(|error| {
-        // Only an empty directory goes away.
-        let _ = fs::remove_dir(&directory);
-        let exists = fs::symlink_metadata(&path).is_ok();
-        if exists {
-            return Error::new(format!("disk image '{}' already exists", path.display()));
-        }
-        error.context(format!("unable to create image: '{}'", path.display()))
-    })?;
-    Ok(image)
+/// Makes the file or directory of a reserved image.
+pub fn create(storage: &Storage, making: &Making, size: u64) -> Result<()> {
+    let (path, format) = (making.inside(), making.image().format);
+    if format == Format::Subvol {
+        fs::create_dir(path).context(|| format!("unable to create subvol '{}'", path.display()))?;
+        return Ok(rustix::fs::chmod(path, FileMode::from_raw_mode(0o755))?);
+    }
+    create_empty(path)?;
+    fill(storage, path, format, size)
 }
 
 /// A new file of our own; an existing one, also a link, is an error.
-fn create_empty(path: &Path) -> Result<File> {
+pub fn create_empty(path: &Path) -> Result<File> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    Ok(File::from(rustix::fs::open(path, flags, FileMode::from_raw_mode(0o640))?))
-}
-
-fn next_disk_name(storage: &Storage, directory: &Path, vmid: Vmid, format: Format) -> Result<String> {
-    let taken: Vec<u32> = match fs::read_dir(directory) {
-        Ok(entries) => entries.filter_map(|entry| disk_number(entry.ok()?.file_name().to_str()?, vmid)).collect(),
-        Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
-        Err(error) => return Err(error).context(|| format!("unable to read '{}'", directory.display())),
-    };
-    let number = (0..MAX_VOLUMES_PER_GUEST).find(|number| !taken.contains(number)).ok_or_else(|| {
-        Error::new(format!("unable to allocate an image name for VM {vmid} in storage '{}'", storage.id))
-    })?;
-    let prefix = if format == Format::Subvol { "subvol" } else { "vm" };
-    Ok(format!("{prefix}-{vmid}-disk-{number}.{format}"))
+    let file = rustix::fs::open(path, flags, FileMode::from_raw_mode(0o640))
+        .context(|| format!("unable to create image: '{}'", path.display()))?;
+    Ok(file.into())
 }
 
 /// Gives a new image its size.
@@ -154,6 +104,15 @@ fn fill(storage: &Storage, path: &Path, format: Format, size: u64) -> Result<()>
             command::run("qemu-img", &arguments).map(drop).context(|| "unable to create image")
         }
     }
+}
+
+/// A qcow2 image on top of another one, named as the new image's directory will see it: a hidden one sees it otherwise.
+pub fn create_backed(path: &Path, backing: &str, format: Format, size: u64) -> Result<()> {
+    let options = "extended_l2=on,cluster_size=128k";
+    let (place, size) = (path.to_string_lossy(), size.to_string());
+    let arguments = ["create", "-u", "-f", "qcow2", "-F", format.name(), "-b", backing, "-o", options, &place, &size];
+    command::run("qemu-img", &arguments).context(|| "unable to create image")?;
+    Ok(rustix::fs::chmod(path, FileMode::from_raw_mode(0o640))?)
 }
 
 fn fill_raw(path: &Path, size: u64, preallocation: Preallocation) -> Result<()> {
@@ -177,15 +136,8 @@ fn fill_raw(path: &Path, size: u64, preallocation: Preallocation) -> Result<()> 
     Ok(())
 }
 
-/// Removes what a failed allocation made.
-fn discard(path: &Path) -> Result<()> {
-    let removed = if path.is_dir() { fs::remove_dir(path) } else { remove_if_there(path) };
-    remove_empty_parent(path);
-    removed.context(|| format!("unable to remove '{}'", path.display()))
-}
-
 /// The guest's directory goes with its last image.
-fn remove_empty_parent(path: &Path) {
+pub fn remove_empty_parent(path: &Path) {
     if let Some(directory) = path.parent() {
         // Fails, as wanted, while something is in it.
         let _ = fs::remove_dir(directory);
@@ -202,19 +154,24 @@ pub(super) fn free(storage: &Storage, name: &Name) -> Result<()> {
         return if name.content() == Content::Backup { remove_companions(&path) } else { Ok(()) };
     };
     if image.format == Format::Subvol {
-        // A tree can be large; its name is free when it is gone.
-        match fs::remove_dir_all(&path) {
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
-            other => other.context(|| format!("unable to remove '{}'", path.display()))?,
-        }
+        // A tree can be large: it is out of sight at once, and gone later.
+        remove_hidden(storage, &path)?;
     }
-    let _lock = lock_names(storage)?;
+    let _lock = storage.lock()?;
     if image.is_base {
         check_without_clones(storage, image)?;
         make_mutable(&path);
     }
     if image.format != Format::Subvol {
+        let chain = if storage.entry.flag("snapshot-as-volume-chain") == Some(true) {
+            snapshots::chain_files(&path)
+        } else {
+            Vec::new()
+        };
         remove_if_there(&path).context(|| format!("unlink '{}' failed", path.display()))?;
+        for file in chain {
+            remove_if_there(&file).context(|| format!("unlink '{}' failed", file.display()))?;
+        }
     }
     remove_empty_parent(&path);
     Ok(())
@@ -247,7 +204,7 @@ fn check_without_clones(storage: &Storage, base: &ImageName) -> Result<()> {
 }
 
 /// Templates' images carry the immutable flag where the file system has one.
-fn make_mutable(path: &Path) {
+pub fn make_mutable(path: &Path) {
     let Ok(file) = File::open(path) else { return };
     if let Ok(flags) = rustix::fs::ioctl_getflags(&file)
         && flags.contains(IFlags::IMMUTABLE)

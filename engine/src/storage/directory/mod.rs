@@ -2,45 +2,125 @@
 //! (PVE: pve-storage PVE/Storage/DirPlugin.pm and PVE/Storage/Plugin.pm)
 
 mod attributes;
-mod images;
+pub mod images;
 mod list;
+pub mod making;
 pub mod name;
+mod snapshots;
+pub mod template;
 
 use super::content::Content;
-use super::driver::{Attributes, Described, Driver, Filter, Space, Storage};
+use super::driver::{Attributes, Described, Driver, Filter, Source, Space, Storage};
+use super::feature::{Capability, Feature, State, can};
+use super::unfinished::Unfinished;
 use super::volume::{Format, NewVolume, Volume, VolumeInfo};
-use crate::{Error, Result, bail, error::ResultExt};
+use crate::{Error, Result, Vmid, bail, error::ResultExt};
+use making::Plain;
 use name::Name;
 use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// The driver.
-pub struct Directory;
+/// How the directory of a file based storage comes to be there: it is, or something is mounted on it.
+pub trait Mount: Sync {
+    /// Makes the directory available, or says why it is not. Called often: quick when nothing is to be done.
+    fn mount(&self, storage: &Storage) -> Result<()>;
 
-impl Driver for Directory {
+    /// Undoes that.
+    fn unmount(&self, _storage: &Storage) -> Result<()> {
+        Ok(())
+    }
+
+    /// See [`Driver::secret_options`].
+    fn secret_options(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    /// See [`Driver::check_entry`].
+    fn check_entry(&self, _ctx: &crate::Context, _id: &str, _entry: &mut super::Entry, _create: bool) -> Result<()> {
+        Ok(())
+    }
+
+    /// See [`Driver::configure`].
+    fn configure(&self, _storage: &mut Storage, _secrets: &super::driver::Secrets, _create: bool) -> Result<()> {
+        Ok(())
+    }
+
+    /// See [`Driver::unconfigure`].
+    fn unconfigure(&self, _storage: &Storage) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// A directory that is there, or is mounted by somebody else.
+pub struct Local;
+
+impl Mount for Local {
+    fn mount(&self, storage: &Storage) -> Result<()> {
+        check_mounted(storage, storage.entry.path()?)
+    }
+}
+
+/// The driver of file based storages.
+pub struct FileDriver<M>(pub M);
+
+/// The driver of type `dir`.
+pub static DIRECTORY: FileDriver<Local> = FileDriver(Local);
+
+const IMAGES: &[Format] = &[Format::Raw, Format::Qcow2, Format::Vmdk];
+const ALL: &[Format] = &[Format::Raw, Format::Qcow2, Format::Vmdk, Format::Subvol];
+
+/// What images in directories can do. Directories of containers can be copied, which PVE does not do.
+const CAPABILITIES: &[Capability] = &[
+    can(Feature::Snapshot, State::Current, &[Format::Qcow2]),
+    can(Feature::Snapshot, State::Snapshot, &[Format::Qcow2]),
+    can(Feature::Clone, State::Base, IMAGES),
+    can(Feature::Template, State::Current, ALL),
+    can(Feature::Copy, State::Base, IMAGES),
+    can(Feature::Copy, State::Current, ALL),
+    can(Feature::Copy, State::Snapshot, &[Format::Qcow2]),
+    can(Feature::SparseInit, State::Base, IMAGES),
+    can(Feature::SparseInit, State::Current, IMAGES),
+    can(Feature::Rename, State::Current, IMAGES),
+];
+
+impl<M: Mount> Driver for FileDriver<M> {
+    fn capabilities(&self) -> &'static [Capability] {
+        CAPABILITIES
+    }
+
+    fn as_driver(&self) -> &dyn Driver {
+        self
+    }
+
+    fn secret_options(&self) -> &'static [&'static str] {
+        self.0.secret_options()
+    }
+
+    fn check_entry(&self, ctx: &crate::Context, id: &str, entry: &mut super::Entry, create: bool) -> Result<()> {
+        self.0.check_entry(ctx, id, entry, create)
+    }
+
+    fn configure(&self, storage: &mut Storage, secrets: &super::driver::Secrets, create: bool) -> Result<()> {
+        self.0.configure(storage, secrets, create)
+    }
+
+    fn unconfigure(&self, storage: &Storage) -> Result<()> {
+        self.0.unconfigure(storage)
+    }
+
     fn activate(&self, storage: &Storage) -> Result<()> {
-        let path = storage.entry.path()?;
-        check_mounted(storage, path)?;
-        let create = storage.entry.flag("create-base-path").or(storage.entry.flag("mkdir")).unwrap_or(true);
-        if create {
-            fs::create_dir_all(path).context(|| format!("unable to create '{}'", path.display()))?;
-        }
-        if !path.is_dir() {
-            bail!(
-                "unable to activate storage '{}' - directory '{}' does not exist or is unreachable",
-                storage.id,
-                path.display()
-            );
-        }
-        create_content_directories(storage)?;
-        check_content_directories_differ(storage)
+        self.0.mount(storage)?;
+        prepare_directories(storage)
+    }
+
+    fn deactivate(&self, storage: &Storage) -> Result<()> {
+        self.0.unmount(storage)
     }
 
     fn space(&self, storage: &Storage) -> Result<Space> {
         let path = storage.entry.path()?;
-        check_mounted(storage, path)?;
         let found = rustix::fs::statvfs(path).context(|| path.display().to_string())?;
         let bytes = |blocks: u64| blocks.saturating_mul(found.f_frsize);
         Ok(Space {
@@ -55,9 +135,7 @@ impl Driver for Directory {
     }
 
     fn describe(&self, _storage: &Storage, name: &str) -> Result<Described> {
-        let name: Name = name.parse()?;
-        let is_base = matches!(&name, Name::Image(image) if image.is_base);
-        Ok(Described { content: name.content(), vmid: name.vmid(), is_base })
+        describe(&name.parse()?)
     }
 
     fn path(&self, storage: &Storage, name: &str) -> Result<PathBuf> {
@@ -97,7 +175,53 @@ impl Driver for Directory {
     }
 
     fn allocate(&self, storage: &Storage, new: &NewVolume) -> Result<String> {
-        images::allocate(storage, new)
+        self.begin(storage, new)?.finish()
+    }
+
+    fn begin<'a>(&'a self, storage: &'a Storage<'a>, new: &NewVolume) -> Result<Box<dyn Unfinished + 'a>> {
+        let making = images::begin(storage, &Plain, new)?;
+        images::create(storage, &making, new.size)?;
+        Ok(Box::new(making))
+    }
+
+    fn source(&self, storage: &Storage, name: &str, snapshot: Option<&str>) -> Result<Source> {
+        let name = name.parse()?;
+        match snapshot {
+            None => Ok(Source { path: path_of(storage, &name)?, internal: None }),
+            Some(snapshot) => snapshots::source(storage, &name, snapshot),
+        }
+    }
+
+    fn snapshot(&self, storage: &Storage, name: &str, snapshot: &str) -> Result<()> {
+        snapshots::create(storage, &name.parse()?, snapshot)
+    }
+
+    fn snapshot_delete(&self, storage: &Storage, name: &str, snapshot: &str) -> Result<()> {
+        snapshots::delete(storage, &name.parse()?, snapshot)
+    }
+
+    fn rollback_possible(&self, storage: &Storage, name: &str, snapshot: &str) -> Result<()> {
+        snapshots::rollback_possible(storage, &name.parse()?, snapshot)
+    }
+
+    fn rollback(&self, storage: &Storage, name: &str, snapshot: &str) -> Result<()> {
+        snapshots::rollback(storage, &name.parse()?, snapshot)
+    }
+
+    fn snapshots(&self, storage: &Storage, name: &str) -> Result<Vec<String>> {
+        snapshots::list(storage, &name.parse()?)
+    }
+
+    fn make_template(&self, storage: &Storage, name: &str) -> Result<String> {
+        template::make(storage, &name.parse()?)
+    }
+
+    fn clone_linked(&self, storage: &Storage, name: &str, snapshot: Option<&str>, vmid: Vmid) -> Result<String> {
+        template::clone(storage, &name.parse()?, snapshot, vmid)
+    }
+
+    fn rename(&self, storage: &Storage, name: &str, vmid: Vmid, new_name: Option<&str>) -> Result<String> {
+        template::rename(storage, &name.parse()?, vmid, new_name)
     }
 
     fn free(&self, storage: &Storage, name: &str) -> Result<()> {
@@ -125,9 +249,39 @@ impl Driver for Directory {
     }
 }
 
+/// What a name says.
+pub fn describe(name: &Name) -> Result<Described> {
+    let (is_base, format, base) = match name {
+        Name::Image(image) => {
+            let base = image.base.as_ref().map(|(vmid, file)| format!("{vmid}/{file}"));
+            (image.is_base, image.format, base)
+        }
+        Name::File(_) => (false, Format::Raw, None),
+    };
+    Ok(Described { content: name.content(), vmid: name.vmid(), is_base, format, base })
+}
+
+/// Makes the storage's directory and those of its contents, as far as it may.
+pub fn prepare_directories(storage: &Storage) -> Result<()> {
+    let path = storage.entry.path()?;
+    let create = storage.entry.flag("create-base-path").or(storage.entry.flag("mkdir")).unwrap_or(true);
+    if create {
+        fs::create_dir_all(path).context(|| format!("unable to create '{}'", path.display()))?;
+    }
+    if !path.is_dir() {
+        bail!(
+            "unable to activate storage '{}' - directory '{}' does not exist or is unreachable",
+            storage.id,
+            path.display()
+        );
+    }
+    create_content_directories(storage)?;
+    check_content_directories_differ(storage)
+}
+
 /// Where a volume is. Symbolic links may lead anywhere within the storage, or be a content directory, but a volume is
 /// never outside of both.
-fn path_of(storage: &Storage, name: &Name) -> Result<PathBuf> {
+pub fn path_of(storage: &Storage, name: &Name) -> Result<PathBuf> {
     let directory = storage.entry.content_directory(name.content())?;
     let path = directory.join(name.relative_path());
     check_inside(storage, &directory, &path)?;
@@ -135,7 +289,7 @@ fn path_of(storage: &Storage, name: &Name) -> Result<PathBuf> {
 }
 
 /// Refuses a path that a symbolic link takes out of the storage.
-fn check_inside(storage: &Storage, directory: &Path, path: &Path) -> Result<()> {
+pub fn check_inside(storage: &Storage, directory: &Path, path: &Path) -> Result<()> {
     let outside = || Error::new(format!("'{}' leads out of storage '{}'", path.display(), storage.id));
     let is_link = fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_symlink());
     let real = match fs::canonicalize(path) {
@@ -153,7 +307,7 @@ fn check_inside(storage: &Storage, directory: &Path, path: &Path) -> Result<()> 
 }
 
 /// A storage that is to be a mount point of somebody else is offline without it.
-fn check_mounted(storage: &Storage, path: &Path) -> Result<()> {
+pub fn check_mounted(storage: &Storage, path: &Path) -> Result<()> {
     let place = match storage.entry.get("is_mountpoint") {
         None => return Ok(()),
         Some(text) => match contract::parse_boolean(text) {
@@ -174,7 +328,7 @@ fn check_mounted(storage: &Storage, path: &Path) -> Result<()> {
 }
 
 /// Whether something is mounted at a path; `/proc/self/mounts` writes blanks and backslashes as octal numbers.
-fn is_mount_point(path: &Path) -> bool {
+pub fn is_mount_point(path: &Path) -> bool {
     let text = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
     let unescape = |field: &str| field.replace("\\040", " ").replace("\\011", "\t").replace("\\134", "\\");
     text.lines().filter_map(|line| line.split(' ').nth(1)).any(|field| Path::new(&unescape(field)) == path)

@@ -23,7 +23,13 @@ pub(super) fn list(call: &Call) -> Result<Reply> {
     let mut verdicts = HashMap::new();
     let mut may_read = |volume: &Volume| {
         *verdicts.entry((volume.content, volume.vmid)).or_insert_with(|| {
-            let described = Described { content: volume.content, vmid: volume.vmid, is_base: false };
+            let described = Described {
+                content: volume.content,
+                vmid: volume.vmid,
+                is_base: false,
+                format: Format::Raw,
+                base: None,
+            };
             check_described(call.ctx, None, &volume.id, &described).is_ok()
         })
     };

@@ -1,0 +1,130 @@
+//! Images from one format to another, by `qemu-img`.
+
+use super::copy::pace::Progress;
+use super::volume::Format;
+use crate::{Result, command, error::ResultExt};
+use std::ffi::OsString;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+/// One run of `qemu-img convert` into an existing target.
+#[derive(Debug, Clone)]
+pub struct Conversion<'a> {
+    /// The image to read.
+    pub source: &'a Path,
+    /// Its format.
+    pub format: Format,
+    /// The snapshot in it to read.
+    pub snapshot: Option<&'a str>,
+    /// The existing image or device to write.
+    pub target: &'a Path,
+    /// Its format.
+    pub target_format: Format,
+    /// It reads as zeros.
+    pub target_is_zero: bool,
+    /// Bytes per second at most.
+    pub limit: Option<u64>,
+}
+
+impl Conversion<'_> {
+    /// The arguments of `qemu-img`.
+    pub fn arguments(&self) -> Vec<OsString> {
+        let mut arguments: Vec<OsString> =
+            ["convert", "-p", "-n", "-f", self.format.name(), "-O"].map(Into::into).into();
+        arguments.push(self.target_format.name().into());
+        if self.target_is_zero {
+            arguments.push("--target-is-zero".into());
+        }
+        if let Some(limit) = self.limit {
+            arguments.extend(["-r".into(), limit.to_string().into()]);
+        }
+        if let Some(snapshot) = self.snapshot {
+            arguments.extend(["-l".into(), format!("snapshot.name={snapshot}").into()]);
+        }
+        arguments.extend([self.source.into(), self.target.into()]);
+        arguments
+    }
+}
+
+/// Runs a conversion and waits until the target is on disk.
+pub fn run(conversion: &Conversion, progress: &mut Progress) -> Result<()> {
+    command::run_lines("qemu-img", &conversion.arguments(), |_, line| {
+        if let Some(percent) = percent(line) {
+            progress.set_percent(percent);
+        }
+    })
+    .context(|| "copy failed")?;
+    if let Ok(file) = File::options().write(true).open(conversion.target) {
+        file.sync_data()?;
+    }
+    progress.finish();
+    Ok(())
+}
+
+/// `    (12.34/100%)` as `qemu-img -p` prints it.
+fn percent(line: &str) -> Option<f64> {
+    line.trim().strip_prefix('(')?.strip_suffix("/100%)")?.parse().ok()
+}
+
+/// An image's disk in a file without a name, beside the image.
+pub struct TemporaryRaw {
+    file: File,
+}
+
+impl TemporaryRaw {
+    /// A path under which this process's file can be opened.
+    pub fn path(&self) -> PathBuf {
+        use std::os::fd::AsRawFd;
+        format!("/proc/{}/fd/{}", std::process::id(), self.file.as_raw_fd()).into()
+    }
+}
+
+/// Converts an image into a nameless sparse file: `qemu-img` cannot write to a pipe.
+pub fn to_temporary_raw(image: &Path, format: Format) -> Result<TemporaryRaw> {
+    let directory = image.parent().unwrap_or(Path::new("/"));
+    let file = tempfile::tempfile_in(directory).context(|| format!("unable to write to '{}'", directory.display()))?;
+    file.set_len(super::image::read(image)?.size)?;
+    let plain = TemporaryRaw { file };
+    let conversion = Conversion {
+        source: image,
+        format,
+        snapshot: None,
+        target: &plain.path(),
+        target_format: Format::Raw,
+        target_is_zero: true,
+        limit: None,
+    };
+    run(&conversion, &mut Progress::new(0, &mut |_| {}))?;
+    Ok(plain)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_say_formats_snapshot_and_limit() {
+        let mut conversion = Conversion {
+            source: Path::new("/a.qcow2"),
+            format: Format::Qcow2,
+            snapshot: Some("before"),
+            target: Path::new("/dev/vg/vm-100-disk-0"),
+            target_format: Format::Raw,
+            target_is_zero: false,
+            limit: Some(1024),
+        };
+        let text = |conversion: &Conversion| conversion.arguments().join(" ".as_ref()).into_string().unwrap();
+        let expected = "convert -p -n -f qcow2 -O raw -r 1024 -l snapshot.name=before /a.qcow2 /dev/vg/vm-100-disk-0";
+        assert_eq!(text(&conversion), expected);
+        (conversion.snapshot, conversion.limit, conversion.target_is_zero) = (None, None, true);
+        let expected = "convert -p -n -f qcow2 -O raw --target-is-zero /a.qcow2 /dev/vg/vm-100-disk-0";
+        assert_eq!(text(&conversion), expected);
+    }
+
+    #[test]
+    fn progress_lines_are_read() {
+        assert_eq!(percent("    (12.34/100%)"), Some(12.34));
+        assert_eq!(percent("(100.00/100%)"), Some(100.0));
+        assert_eq!(percent("warning: x"), None);
+    }
+}
