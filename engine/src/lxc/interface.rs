@@ -4,6 +4,7 @@
 //! (PVE: pve-container PVE/LXC/Config.pm, parse_lxc_network and print_lxc_network)
 
 use crate::config::guest::Part;
+use crate::network::Port;
 use crate::{Context, Error, Result, Vmid};
 use contract::property_string;
 use serde_json::{Map, Value};
@@ -57,6 +58,20 @@ impl Interface {
     /// The device's name in the container.
     pub fn name(&self) -> &str {
         self.get("name").unwrap_or_default()
+    }
+
+    /// The host's end on its bridge; a device without a bridge has none.
+    pub fn port(&self, vmid: Vmid) -> Result<Option<Port>> {
+        let Some(bridge) = self.get("bridge") else { return Ok(None) };
+        Ok(Some(Port {
+            tag: self.number("tag").and_then(|tag| tag.try_into().ok()),
+            trunks: Port::parse_trunks(self.get("trunks").unwrap_or_default())?,
+            rate: self.values.get("rate").and_then(|rate| crate::call::config_text(rate).parse().ok()),
+            mtu: self.number("mtu").and_then(|mtu| mtu.try_into().ok()),
+            mac: self.get("hwaddr").map(str::to_owned),
+            link_down: self.flag("link_down"),
+            ..Port::new(host_name(vmid, self.index), bridge)
+        }))
     }
 
     /// A fixed IPv4 or IPv6 address with prefix, from `ip` or `ip6`.

@@ -10,6 +10,7 @@ use super::cgroup::{self, Hierarchies, Version};
 use super::idmap::IdMap;
 use super::interface::{self, Interface};
 use crate::config::guest::Part;
+use crate::network::sub_bridge;
 use crate::{Error, Result, Vmid};
 use contract::property_string;
 use serde_json::{Map, Value};
@@ -390,16 +391,16 @@ fn network(plan: &mut Plan, vmid: Vmid, net: &Interface, facts: &Facts, unmanage
         }
         mtu = Some(wanted);
         if !down {
-            line("link", &name);
             let trunks = net.get("trunks").unwrap_or_default();
-            let wants_vlan = net.number("tag").is_some() || !trunks.is_empty();
-            if wants_vlan && !bridge.vlan_aware {
-                let tag = net.number("tag").map_or_else(|| trunks.to_owned(), |tag| tag.to_string());
-                return Err(Error::new(format!(
-                    "net{index}: bridge '{name}' is not VLAN aware - cannot use tag '{tag}'"
-                )));
+            let tag = net.number("tag").filter(|_| bridge.vlan_aware);
+            match net.number("tag").and_then(|tag| tag.try_into().ok()) {
+                Some(tag) if !bridge.vlan_aware => line("link", &sub_bridge::name(name, tag)),
+                _ => line("link", &name),
             }
-            if let Some(tag) = net.number("tag") {
+            if !trunks.is_empty() && !bridge.vlan_aware {
+                return Err(Error::new("vlan aware feature need to be enabled to use trunks"));
+            }
+            if let Some(tag) = tag {
                 line("veth.vlan.id", &tag);
             }
             for tag in trunks.split(';').filter(|tag| !tag.is_empty()) {
@@ -427,9 +428,6 @@ fn network(plan: &mut Plan, vmid: Vmid, net: &Interface, facts: &Facts, unmanage
                 ));
             }
         }
-    }
-    if net.is_set("rate") {
-        plan.warn(format!("net{index}: 'rate' is not applied to containers yet"));
     }
     Ok(())
 }

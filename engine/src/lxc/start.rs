@@ -8,8 +8,8 @@ use super::idmap::{self, IdMap};
 use super::liblxc::Runtime;
 use super::plan::{self, Plan};
 use super::{facts, hook, inspect, interface, monitor, mount, setup, stop, update, volume};
-use crate::config::guest::{GuestConfig, GuestKind};
-use crate::{Context, Error, Result, Task, Vmid, bail, command, error::ResultExt, file, guest};
+use crate::config::guest::{GuestConfig, GuestKind, Part};
+use crate::{Context, Error, Result, Task, Vmid, bail, error::ResultExt, file, guest, network};
 use std::fs;
 
 /// How a container is to be started.
@@ -46,6 +46,9 @@ pub fn start(task: &Task, runtime: &dyn Runtime, vmid: Vmid, options: Start) -> 
     }
     write_plan(ctx, vmid, &plan)?;
     hook::run(ctx, vmid, &part, "pre-start", |line| task.log(line))?;
+    for port in ports(vmid, &part)? {
+        network::prepare(ctx, &port)?;
+    }
     let started = mount::in_own_namespace(|| {
         let mounted = mount::mount_all(ctx, vmid, &volume::mounts(&part)?, &map, false)?;
         mount::make_devices(ctx, vmid, &plan::passed_devices(&part)?, &map)?;
@@ -60,13 +63,24 @@ pub fn start(task: &Task, runtime: &dyn Runtime, vmid: Vmid, options: Start) -> 
         let failures: Vec<Error> = stop::clean_up(ctx, vmid).err().into_iter().collect();
         return Err(error.with_cleanup_failures(&failures));
     }
-    for net in interface::interfaces(&part)?.iter().filter(|net| net.flag("link_down")) {
-        command::run("ip", &["link", "set", "dev", &interface::host_name(vmid, net.index), "down"])?;
+    if let Err(error) = plug(ctx, vmid, &part) {
+        let failures: Vec<Error> =
+            [runtime.kill(vmid), stop::clean_up(ctx, vmid)].into_iter().filter_map(Result::err).collect();
+        return Err(error.with_cleanup_failures(&failures));
     }
     hook::run(ctx, vmid, &part, "post-start", |line| task.log(line)).or_else(|error| {
         task.warn(error.message());
         Ok(())
     })
+}
+
+/// liblxc has attached the links; VLANs, speed and cable are set here.
+fn plug(ctx: &Context, vmid: Vmid, part: &Part) -> Result<()> {
+    ports(vmid, part)?.iter().try_for_each(|port| network::plug(ctx, port))
+}
+
+fn ports(vmid: Vmid, part: &Part) -> Result<Vec<network::Port>> {
+    interface::interfaces(part)?.iter().filter_map(|net| net.port(vmid).transpose()).collect()
 }
 
 fn check(config: &GuestConfig, skip_lock: bool) -> Result<()> {

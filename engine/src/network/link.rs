@@ -7,6 +7,8 @@ use std::os::fd::{AsRawFd, RawFd};
 
 /// Add a port to a bridge (`linux/sockios.h`).
 const SIOCBRADDIF: libc::Ioctl = 0x89a2;
+/// Take a port out of a bridge.
+const SIOCBRDELIF: libc::Ioctl = 0x89a3;
 
 /// Attaches an open `/dev/net/tun` to the tap device `name`, which appears with the first descriptor.
 pub fn attach_tap(tun: RawFd, name: &str, multi_queue: bool) -> Result<()> {
@@ -25,6 +27,26 @@ pub fn add_to_bridge(name: &str, bridge: &str) -> Result<()> {
     control(SIOCBRADDIF, &mut request)
 }
 
+/// Takes a link out of the bridge it is on. A link on no bridge is no error.
+pub fn leave_bridge(name: &str) -> Result<()> {
+    let Some(bridge) = super::port::bridge_of(name) else { return Ok(()) };
+    let mut request = request(&bridge)?;
+    request.ifr_ifru.ifru_ifindex = index(name)?;
+    control(SIOCBRDELIF, &mut request)
+}
+
+/// Sets the hardware address of a link that is off.
+pub fn set_address(name: &str, address: [u8; 6]) -> Result<()> {
+    let mut request = request(name)?;
+    // SAFETY: the request is zeroed, so the address is a valid one to fill in.
+    let target = unsafe { &mut request.ifr_ifru.ifru_hwaddr };
+    target.sa_family = libc::ARPHRD_ETHER;
+    for (target, byte) in target.sa_data.iter_mut().zip(address) {
+        *target = byte as libc::c_char;
+    }
+    control(libc::SIOCSIFHWADDR as _, &mut request)
+}
+
 /// Sets the MTU of a link.
 pub fn set_mtu(name: &str, mtu: i32) -> Result<()> {
     let mut request = request(name)?;
@@ -34,11 +56,24 @@ pub fn set_mtu(name: &str, mtu: i32) -> Result<()> {
 
 /// Switches a link on.
 pub fn set_up(name: &str) -> Result<()> {
+    change_flags(name, |flags| flags | libc::IFF_UP as i16)
+}
+
+/// Switches a link off.
+pub fn set_down(name: &str) -> Result<()> {
+    change_flags(name, |flags| flags & !(libc::IFF_UP as i16))
+}
+
+fn change_flags(name: &str, change: impl FnOnce(i16) -> i16) -> Result<()> {
     let mut request = request(name)?;
     control(libc::SIOCGIFFLAGS as _, &mut request)?;
     // SAFETY: the kernel has just filled in the flags.
     let flags = unsafe { request.ifr_ifru.ifru_flags };
-    request.ifr_ifru.ifru_flags = flags | libc::IFF_UP as i16;
+    let changed = change(flags);
+    if changed == flags {
+        return Ok(());
+    }
+    request.ifr_ifru.ifru_flags = changed;
     control(libc::SIOCSIFFLAGS as _, &mut request)
 }
 

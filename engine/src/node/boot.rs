@@ -3,7 +3,7 @@
 
 use super::{bulk, options};
 use crate::config::guest::GuestKind;
-use crate::{Context, Result, error::ResultExt, guest, lxc, qemu, registry, task};
+use crate::{Context, Result, error::ResultExt, guest, lxc, network, qemu, registry, task};
 use contract::Verb;
 use serde_json::{Map, json};
 use std::fs;
@@ -19,6 +19,7 @@ pub fn begin(ctx: &Context) {
     report("tasks", task::journal::active(ctx).map(drop));
     report("virtual machines", qemu::reconcile(ctx).map(|cleaned| cleaned.iter().for_each(|line| eprintln!("{line}"))));
     report("containers", clean_up_containers(ctx));
+    report("network", network::reconcile(ctx).map(|removed| removed.iter().for_each(|line| eprintln!("{line}"))));
     report("start of guests", autostart(ctx));
 }
 

@@ -8,7 +8,7 @@
 //! QEMU has them and runs, or they are gone.
 
 use super::command_line::{self, Options, Paths, Plan, StoredVolumes, local};
-use super::config::{NetDevice, Vm};
+use super::config::Vm;
 use super::{files, pending, qmp::Monitor, scope, status, stop};
 use crate::config::guest::{GuestConfig, GuestKind};
 use crate::{Context, Error, Result, Task, Vmid, error::ResultExt, guest, lock, network, task::abort};
@@ -54,7 +54,6 @@ pub fn start_locked(task: &Task, vmid: Vmid, how: &Start) -> Result<()> {
     pending::apply_stopped(ctx, vmid, &mut |text| task.warn(text))?;
     let config = guest::load(ctx, GuestKind::Qemu, vmid)?;
     let vm = Vm::new(vmid, &config.current);
-    check_runnable(&vm)?;
     files::ensure_directory(ctx)?;
     for name in files::remove_leftovers(ctx, vmid)? {
         task.log(format!("removed '{name}' of a VM that has ended"));
@@ -99,18 +98,6 @@ fn plan(ctx: &Context, vm: &Vm, how: &Start) -> Result<Plan> {
     command_line::plan(*vm, &ctx.host, &StoredVolumes { ctx }, &options)
 }
 
-/// Options that only matter when the VM runs and are not built yet.
-fn check_runnable(vm: &Vm) -> Result<()> {
-    for (number, net) in vm.nets()? {
-        for key in ["tag", "trunks", "rate"] {
-            if net.option(key).is_some() {
-                crate::bail!("option 'net{number}': '{key}' is not supported yet");
-            }
-        }
-    }
-    Ok(())
-}
-
 /// Every volume must be there before anything is made for the start.
 fn check_volumes(ctx: &Context, vm: &Vm) -> Result<()> {
     for (slot, drive) in vm.drives()? {
@@ -135,7 +122,7 @@ fn launch(task: &Task, vm: &Vm, plan: &Plan, timeout: Duration) -> Result<()> {
     let events = files::event_socket(ctx, vm.vmid);
     let mut local = local::localise(plan, &ctx.host, ctx.host.qemu_version()?, &events.to_string_lossy())?;
     let command = scope::prefix(ctx, vm)?;
-    let taps = make_taps(vm, &mut local)?;
+    let taps = make_taps(ctx, vm, &mut local)?;
     let descriptors: Vec<RawFd> = taps.iter().flat_map(|tap| &tap.queues).map(AsRawFd::as_raw_fd).collect();
     let words: Vec<&str> = command.iter().chain(&local.command).map(String::as_str).collect();
     let outcome = spawn(&words, descriptors).and_then(|child| wait_until_started(task, vm.vmid, child, timeout));
@@ -147,18 +134,17 @@ fn launch(task: &Task, vm: &Vm, plan: &Plan, timeout: Duration) -> Result<()> {
 }
 
 /// Looks at all bridges first, so that a missing one leaves nothing behind.
-fn make_taps(vm: &Vm, local: &mut local::Local) -> Result<Vec<network::TapDevice>> {
-    let nets: Vec<(u32, NetDevice)> = vm.nets()?;
-    let bridge_of = |tap: &local::Tap| {
-        let net = nets.iter().find(|(number, _)| command_line::tap_name(vm.vmid, *number) == tap.name);
-        net.and_then(|(_, net)| net.bridge()).unwrap_or_default()
-    };
-    for tap in &local.taps {
-        network::check_bridge(&bridge_of(tap))?;
+fn make_taps(ctx: &Context, vm: &Vm, local: &mut local::Local) -> Result<Vec<network::TapDevice>> {
+    let ports: Vec<network::Port> =
+        vm.nets()?.iter().filter_map(|(number, net)| net.port(vm.vmid, *number).transpose()).collect::<Result<_>>()?;
+    for port in &ports {
+        network::port::check(port)?;
     }
     let mut devices = Vec::new();
     for tap in local.taps.clone() {
-        let device = network::create_tap(&tap.name, &bridge_of(&tap), tap.queues)?;
+        let port = ports.iter().find(|port| port.name == tap.name);
+        let port = port.ok_or_else(|| Error::new(format!("no network device has the tap '{}'", tap.name)))?;
+        let device = network::create_tap(ctx, port, tap.queues)?;
         let descriptors: Vec<RawFd> = device.queues.iter().map(AsRawFd::as_raw_fd).collect();
         local.set_descriptors(&tap, &descriptors);
         devices.push(device);

@@ -73,6 +73,12 @@ fn show(plan: &Plan) -> String {
 }
 
 #[test]
+fn a_tag_on_a_plain_bridge_means_its_bridge_for_the_vlan() {
+    let config = plan(vmid(), &part("net0: name=eth0,bridge=vmbr0,tag=5\n"), &legacy()).unwrap().config;
+    assert!(config.contains("lxc.net.0.link = vmbr0v5\n") && !config.contains("vlan.id"), "{config}");
+}
+
+#[test]
 fn what_cannot_start_is_refused_with_the_reason() {
     let refused = |text: &str, facts: &Facts| plan(vmid(), &part(text), facts).unwrap_err().to_string();
     assert_eq!(refused("net0: name=eth0,bridge=vmbr9\n", &legacy()), "bridge 'vmbr9' does not exist");
@@ -81,8 +87,8 @@ fn what_cannot_start_is_refused_with_the_reason() {
         "net0: MTU size '9000' is bigger than bridge MTU '1500'"
     );
     assert_eq!(
-        refused("net0: name=eth0,bridge=vmbr0,tag=5\n", &legacy()),
-        "net0: bridge 'vmbr0' is not VLAN aware - cannot use tag '5'"
+        refused("net0: name=eth0,bridge=vmbr0,tag=5,trunks=6\n", &legacy()),
+        "vlan aware feature need to be enabled to use trunks"
     );
     assert_eq!(refused("dev0: /dev/none\n", &legacy()), "device '/dev/none' does not exist");
 }

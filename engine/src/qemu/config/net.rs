@@ -1,7 +1,8 @@
 //! A network device: `net0: virtio=BC:24:11:00:00:01,bridge=vmbr0`.
 
 use super::Properties;
-use crate::Result;
+use crate::network::Port;
+use crate::{Result, Vmid};
 use std::fmt;
 
 const FORMAT: &str = "~pve-qm-net";
@@ -63,6 +64,19 @@ impl NetDevice {
         let mut plugged = self.clone();
         plugged.options.remove("link_down");
         plugged
+    }
+
+    /// The host's end on its bridge; a card without a bridge has none. QEMU pulls the cable itself.
+    pub fn port(&self, vmid: Vmid, number: u32) -> Result<Option<Port>> {
+        let Some(bridge) = self.bridge() else { return Ok(None) };
+        let trunks = self.option("trunks").map(|text| Port::parse_trunks(&text)).transpose()?;
+        Ok(Some(Port {
+            tag: self.options.number("tag").and_then(|tag| tag.try_into().ok()),
+            trunks: trunks.unwrap_or_default(),
+            rate: self.option("rate").and_then(|rate| rate.parse().ok()),
+            mac: self.mac(),
+            ..Port::new(format!("tap{vmid}i{number}"), bridge)
+        }))
     }
 
     /// Keys that need more than a plain bridge.
