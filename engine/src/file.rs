@@ -66,6 +66,28 @@ pub fn replace(path: &Path, text: &[u8], mode: u32) -> Result<()> {
     write().inspect_err(|_| drop(fs::remove_file(&temporary))).context(place)
 }
 
+/// Replaces a file that is made anew when it is lost, such as what is written for a start: in one step for readers, but
+/// without waiting for the disk.
+pub fn replace_volatile(path: &Path, text: &[u8], mode: u32) -> Result<()> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let temporary = path.with_file_name(format!(".{name}.tmp.{}.{}", std::process::id(), unique_number()));
+    let write = || -> std::io::Result<()> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let mut file = File::from(rustix::fs::open(&temporary, flags, Mode::from_raw_mode(mode))?);
+        file.write_all(text)?;
+        rustix::fs::fchmod(&file, Mode::from_raw_mode(mode))?;
+        // Changing places is what ext4 does without writing the new data out first.
+        let exchange = rustix::fs::RenameFlags::EXCHANGE;
+        match rustix::fs::renameat_with(rustix::fs::CWD, &temporary, rustix::fs::CWD, path, exchange) {
+            Ok(()) => fs::remove_file(&temporary),
+            Err(_) => fs::rename(&temporary, path),
+        }
+    };
+    write()
+        .inspect_err(|_| drop(fs::remove_file(&temporary)))
+        .context(|| format!("unable to write '{}'", path.display()))
+}
+
 fn copy_owner_and_mode(file: &File, old: &fs::Metadata) -> std::io::Result<()> {
     let owner = rustix::fs::Uid::from_raw(old.uid());
     let group = rustix::fs::Gid::from_raw(old.gid());
@@ -120,6 +142,18 @@ mod tests {
         replace(&path, b"two", 0o600).unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"two");
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o604);
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn volatile_files_are_replaced_in_place() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("config");
+        for text in ["one", "two"] {
+            replace_volatile(&path, text.as_bytes(), 0o644).unwrap();
+            assert_eq!(fs::read_to_string(&path).unwrap(), text);
+        }
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o644);
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
     }
 

@@ -16,12 +16,21 @@ const WORK_SIZE: usize = 32768;
 /// Characters of salts.
 const SALT: &[u8; 64] = b"./0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 
-/// The hash of a new password.
+/// The hash of a new password of a user of ours.
 pub fn hash(password: &str) -> Result<String> {
+    hash_by("5", password)
+}
+
+/// The SHA-512 hash of a password, as PVE makes it for root of a container.
+pub fn hash_for_guest(password: &str) -> Result<String> {
+    hash_by("6", password)
+}
+
+fn hash_by(method: &str, password: &str) -> Result<String> {
     let mut bytes = [0; 16];
     openssl::rand::rand_bytes(&mut bytes).map_err(super::keys::openssl_error)?;
     let salt: String = bytes.iter().map(|byte| char::from(SALT[usize::from(byte & 63)])).collect();
-    crypt(password, &format!("$5${salt}$")).ok_or_else(|| Error::new("Failed to hash password!"))
+    crypt(password, &format!("${method}${salt}$")).ok_or_else(|| Error::new("Failed to hash password!"))
 }
 
 /// Whether a password belongs to a hash. The comparison takes the same time wherever the texts differ.

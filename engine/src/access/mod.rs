@@ -10,7 +10,7 @@
 mod acl;
 mod bridge;
 mod cache;
-mod crypt;
+pub mod crypt;
 pub mod csrf;
 pub mod handlers;
 mod identity;

@@ -164,6 +164,9 @@ fn includes(plan: &mut Plan, part: &Part, facts: &Facts, unprivileged: bool) {
         let name = if facts.includes.contains(&special) { special } else { format!("{kind}.conf") };
         plan.line("lxc.include", format!("{LXC_CONFIG}/{name}"));
     }
+    if super::setup::has_plain_terminals(part.get("ostype").unwrap_or_default()) {
+        plan.line("lxc.tty.dir", "");
+    }
 }
 
 /// Unprivileged containers get a few rules more than liblxc's general filter has.

@@ -10,7 +10,7 @@ use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Uid};
 use rustix::io::Errno;
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 
 /// Files that we read or replace as a whole are never longer.
@@ -72,14 +72,17 @@ impl RootDirectory {
     /// The bytes of a file; none when there is none.
     pub fn read_bytes(&self, path: &str) -> Result<Option<Vec<u8>>> {
         let what = || format!("unable to read '{path}' of the container");
-        if !self.is_file(path) {
+        // Opening a device or pipe may do something; so it is looked at first, and then that same file is opened.
+        let found = match self.open_path(path, OFlags::PATH) {
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(None),
+            found => found.context(what)?,
+        };
+        let stat = rustix::fs::fstat(&found).context(what)?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
             return Ok(None);
         }
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-        let file = match self.open_path(path, flags & !OFlags::NOFOLLOW) {
-            Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
-            file => File::from(file.context(what)?),
-        };
+        let again = format!("/proc/self/fd/{}", found.as_raw_fd());
+        let file = File::open(again).context(what)?;
         let mut bytes = Vec::new();
         file.take(LONGEST_FILE + 1).read_to_end(&mut bytes).context(what)?;
         if bytes.len() as u64 > LONGEST_FILE {

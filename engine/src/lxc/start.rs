@@ -107,9 +107,9 @@ fn write_plan(ctx: &Context, vmid: Vmid, plan: &Plan) -> Result<()> {
     }
     fs::write(&log, "").context(|| log.display().to_string())?;
     if let Some(rules) = &plan.seccomp {
-        file::replace(&directory.join("rules.seccomp"), rules.as_bytes(), 0o644)?;
+        file::replace_volatile(&directory.join("rules.seccomp"), rules.as_bytes(), 0o644)?;
     }
-    file::replace(&directory.join("config"), plan.config.as_bytes(), 0o644)
+    file::replace_volatile(&directory.join("config"), plan.config.as_bytes(), 0o644)
 }
 
 /// Puts liblxc's log into the task log: all of it, or what went wrong.

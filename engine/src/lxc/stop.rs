@@ -75,11 +75,13 @@ pub fn clean_up(ctx: &Context, vmid: Vmid) -> Result<()> {
 /// Processes that were just killed may need a moment to leave their group.
 fn remove_groups(ctx: &Context, vmid: Vmid) -> Result<()> {
     let deadline = Instant::now() + Duration::from_secs(10);
+    let mut pause = Duration::from_millis(1);
     loop {
         match cgroup::remove(ctx, vmid) {
-            Err(_) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(20)),
+            Err(_) if Instant::now() < deadline => std::thread::sleep(pause),
             result => return result,
         }
+        pause = (pause * 2).min(Duration::from_millis(50));
     }
 }
 

@@ -96,8 +96,7 @@ fn update_active(ctx: &Context, change: impl FnOnce(&mut Vec<Record>)) -> Result
     });
     let text: String = records.iter().map(|record| active_line(record) + "\n").collect();
     // Lost at a power cut is what ran before it; no need to wait for the disk.
-    let temporary = path.with_extension("tmp");
-    fs::write(&temporary, text).and_then(|()| fs::rename(&temporary, &path)).context(|| path.display().to_string())?;
+    file::replace_volatile(&path, text.as_bytes(), 0o644)?;
     Ok(records)
 }
 

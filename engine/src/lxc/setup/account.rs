@@ -3,10 +3,8 @@
 
 use super::super::rootfs::RootDirectory;
 use super::section::{self, Otherwise};
-use crate::{Context, Error, Result, command, error::ResultExt};
+use crate::{Context, Error, Result, access, command, error::ResultExt};
 use std::fs;
-use std::io::Write;
-use std::process::{Command, Stdio};
 
 /// What the creator gave for root.
 #[derive(Debug, Clone, Default)]
@@ -30,7 +28,7 @@ pub fn set_root(root: &RootDirectory, account: &NewAccount) -> Result<()> {
     let hash = match &account.password {
         None => "*".to_owned(),
         Some(password) if is_hash(password) => password.clone(),
-        Some(password) => hash(password)?,
+        Some(password) => access::crypt::hash_for_guest(password)?,
     };
     match root.read("/etc/shadow")? {
         Some(shadow) => {
@@ -56,19 +54,6 @@ pub fn set_root(root: &RootDirectory, account: &NewAccount) -> Result<()> {
     let path = format!("{home}/.ssh/authorized_keys");
     let text = section::with_section(root.read(&path)?.as_deref(), keys, Otherwise::Append);
     text.map_or(Ok(()), |text| root.write(&path, text, 0o600))
-}
-
-/// The SHA-512 hash of a password, as PVE makes it for containers. The password never stands in an argument vector.
-fn hash(password: &str) -> Result<String> {
-    let what = || "unable to hash the password";
-    let mut command = Command::new("openssl");
-    command.args(["passwd", "-6", "-stdin"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
-    let mut child = command.spawn().context(what)?;
-    let sent = child.stdin.take().expect("standard input is a pipe").write_all(password.as_bytes());
-    let output = child.wait_with_output().context(what)?;
-    sent.context(what)?;
-    let hash = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-    if hash.starts_with("$6$") { Ok(hash) } else { Err(Error::new(what())) }
 }
 
 fn is_hash(password: &str) -> bool {

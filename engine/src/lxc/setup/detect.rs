@@ -1,6 +1,7 @@
 //! Which system a root file system holds, and for which processor. (PVE: LXC/Setup.pm, autodetect_type; LXC/Tools.pm)
 
 use super::super::rootfs::RootDirectory;
+use super::system::Version;
 use crate::{Error, Result};
 
 /// Systems by their own id in `/etc/os-release`.
@@ -31,9 +32,10 @@ const RELATIVES: [(&str, &str); 8] = [
 ];
 
 /// Files that only one system has, for those without an id.
-const MARKS: [(&str, &str); 10] = [
+const MARKS: [(&str, &str); 11] = [
     ("/etc/debian_version", "debian"),
     ("/etc/devuan_version", "devuan"),
+    ("/etc/SuSE-brand", "opensuse"),
     ("/etc/SuSE-release", "opensuse"),
     ("/etc/fedora-release", "fedora"),
     ("/etc/centos-release", "centos"),
@@ -72,6 +74,10 @@ fn ostype(root: &RootDirectory) -> Result<(String, Option<String>)> {
         }
         warning = Some(format!("unknown ID '{id}' in /etc/os-release file, trying fallback detection"));
     }
+    let lsb = root.read("/etc/lsb-release")?.unwrap_or_default();
+    if lsb.lines().any(|line| line.trim_end().eq_ignore_ascii_case("DISTRIB_ID=Ubuntu")) {
+        return Ok(("ubuntu".into(), warning));
+    }
     if let Some((_, ostype)) = MARKS.iter().find(|(file, _)| root.is_file(file)) {
         return Ok(((*ostype).to_owned(), warning));
     }
@@ -96,17 +102,113 @@ fn os_release(root: &RootDirectory, key: &str) -> Result<Option<String>> {
     Ok(text.and_then(|text| text.lines().find_map(value)))
 }
 
-/// Since 17.10 Ubuntu is configured by systemd-networkd.
-pub fn ubuntu_has_networkd(root: &RootDirectory) -> Result<bool> {
-    let version = os_release(root, "VERSION_ID")?.unwrap_or_default();
-    let number = |part: Option<&str>| part.and_then(|part| part.parse::<u32>().ok()).unwrap_or(0);
-    let mut parts = version.split('.');
-    Ok((number(parts.next()), number(parts.next())) >= (17, 10))
+/// The newest version of a system that was tried, by its type.
+const TRIED: [(&str, Version); 5] = [
+    ("debian", Version(14, u32::MAX)),
+    ("devuan", Version(13, u32::MAX)),
+    ("ubuntu", Version(26, 10)),
+    ("centos", Version(10, u32::MAX)),
+    ("opensuse", Version(16, u32::MAX)),
+];
+
+/// Names of releases that stand where others have a number.
+const RELEASES: [(&str, Version); 14] = [
+    ("stretch", Version(9, 1)),
+    ("buster", Version(10, 0)),
+    ("bullseye", Version(11, 0)),
+    ("bookworm", Version(12, 0)),
+    ("trixie", Version(13, 0)),
+    ("forky", Version(14, 0)),
+    ("duke", Version(15, 0)),
+    ("kali-rolling", Version(12, 0)),
+    ("jessie", Version(8, 0)),
+    ("ascii", Version(9, 0)),
+    ("beowulf", Version(10, 0)),
+    ("chimaera", Version(11, 0)),
+    ("daedalus", Version(12, 0)),
+    ("excalibur", Version(13, 0)),
+];
+
+/// The version of a system, with a warning when it is newer than what was tried or cannot be told. A version is never a
+/// reason to refuse a system: what it cannot read it will leave alone.
+pub fn version(root: &RootDirectory, ostype: &str) -> Result<(Version, Option<String>)> {
+    let text = match ostype {
+        "debian" => first_line(root, "/etc/debian_version")?,
+        "devuan" => first_line(root, "/etc/devuan_version")?,
+        "alpine" => first_line(root, "/etc/alpine-release")?,
+        "centos" => first_line(root, "/etc/redhat-release")?,
+        "ubuntu" | "fedora" | "openeuler" | "opensuse" => os_release(root, "VERSION_ID")?,
+        _ => return Ok((Version::default(), None)),
+    };
+    let newest = TRIED.iter().find(|(name, _)| *name == ostype).map_or(Version(u32::MAX, 0), |(_, version)| *version);
+    let Some(found) = text.as_deref().and_then(parse_version) else {
+        let text =
+            format!("the version of ostype '{ostype}' is unknown, it is set up like the newest one that is known");
+        return Ok((newest, Some(text)));
+    };
+    // Tumbleweed's versions are dates.
+    if found <= newest || (ostype == "opensuse" && found.0 > 2000) {
+        return Ok((found, None));
+    }
+    let name = match ostype {
+        "debian" => "Debian",
+        "devuan" => "Devuan",
+        "ubuntu" => "Ubuntu",
+        "centos" => "CentOS",
+        _ => "openSUSE",
+    };
+    let shown = if ostype == "ubuntu" { format!("{}.{:02}", found.0, found.1) } else { found.0.to_string() };
+    let warning = format!(
+        "The container's {name} version '{shown}' is newer than the tested version '{}'. While everything may work \
+         fine, full compatibility cannot be guaranteed. Please check for PVE system updates.",
+        newest.0
+    );
+    Ok((found, Some(warning)))
+}
+
+/// The first number with its minor one, or that of a named release.
+fn parse_version(text: &str) -> Option<Version> {
+    let lower = text.trim().to_ascii_lowercase();
+    let name = lower.split('/').next().unwrap_or_default();
+    if let Some((_, version)) = RELEASES.iter().find(|(known, _)| *known == name) {
+        return Some(*version);
+    }
+    let start = lower.find(|c: char| c.is_ascii_digit())?;
+    let number = &lower[start..];
+    let number = &number[..number.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(number.len())];
+    let mut parts = number.split('.');
+    let major = parts.next()?.parse().ok()?;
+    Some(Version(major, parts.next().and_then(|minor| minor.parse().ok()).unwrap_or(0)))
+}
+
+fn first_line(root: &RootDirectory, path: &str) -> Result<Option<String>> {
+    Ok(root.read(path)?.and_then(|text| text.lines().next().map(str::to_owned)))
+}
+
+/// The version of systemd that is init, by the library of its own that it needs.
+pub fn systemd_version(root: &RootDirectory) -> Result<Option<u32>> {
+    if !root.read_link("/sbin/init").is_some_and(|target| target.ends_with("/systemd")) {
+        return Ok(None);
+    }
+    let bytes = root.read_bytes("/sbin/init")?.unwrap_or_default();
+    let mark = b"libsystemd-shared-";
+    let found = bytes.windows(mark.len()).position(|window| window == mark);
+    let digits = found.map(|start| bytes[start + mark.len()..].iter().take_while(|byte| byte.is_ascii_digit()));
+    let number: Option<String> = digits.map(|digits| digits.take(4).map(|digit| char::from(*digit)).collect());
+    Ok(number.and_then(|number| number.parse().ok()))
 }
 
 /// The processor that `/bin/sh` is made for.
 fn architecture(root: &RootDirectory) -> Result<Option<&'static str>> {
-    Ok(root.read_bytes("/bin/sh")?.and_then(|bytes| elf_architecture(&bytes)))
+    if let Some(bytes) = root.read_bytes("/bin/sh")? {
+        return Ok(elf_architecture(&bytes));
+    }
+    // NixOS makes `/bin/sh` at its first boot; its init is a script that names the shell.
+    let init = root.read("/sbin/init")?.unwrap_or_default();
+    let shell = init.lines().next().and_then(|line| line.strip_prefix("#!")).map(str::trim);
+    let shell = shell.and_then(|line| line.split_whitespace().next());
+    let Some(shell) = shell else { return Ok(None) };
+    Ok(root.read_bytes(shell)?.and_then(|bytes| elf_architecture(&bytes)))
 }
 
 fn elf_architecture(bytes: &[u8]) -> Option<&'static str> {
@@ -151,6 +253,28 @@ mod tests {
         assert_eq!(nothing.ostype, "unmanaged");
         assert!(nothing.warning.unwrap().ends_with("falling back to 'unmanaged'"));
         assert!(detected(&[("etc/os-release", "ID=plan9\n")]).is_err());
+    }
+
+    #[test]
+    fn versions_are_numbers_names_or_inside_a_sentence() {
+        let parsed = |text: &str| parse_version(text).unwrap();
+        assert_eq!(parsed("12.5"), Version(12, 5));
+        assert_eq!(parsed("trixie/sid"), Version(13, 0));
+        assert_eq!(parsed("Daedalus/ceres"), Version(12, 0));
+        assert_eq!(parsed("CentOS Linux release 7.9.2009 (Core)"), Version(7, 9));
+        assert_eq!(parsed("24.04"), Version(24, 4));
+        assert_eq!(parse_version("sid"), None);
+    }
+
+    #[test]
+    fn new_versions_are_accepted_with_a_warning() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::create_dir_all(directory.path().join("etc")).unwrap();
+        fs::write(directory.path().join("etc/debian_version"), "17.1\n").unwrap();
+        let root = RootDirectory::open(directory.path(), &IdMap::default()).unwrap();
+        let (found, warning) = version(&root, "debian").unwrap();
+        assert_eq!(found, Version(17, 1));
+        assert!(warning.unwrap().contains("Debian version '17' is newer than the tested version '14'"));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! comments, and further options of ours stay. (PVE: LXC/Setup/Debian.pm setup_network, Base.pm setup_systemd_networkd)
 
 use super::super::interface::Interface;
+use super::redhat::netmask;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
@@ -20,8 +21,8 @@ struct Stanza<'a> {
     options: Vec<String>,
 }
 
-/// The new text of `/etc/network/interfaces`.
-pub fn interfaces(old: &str, wanted: &[Interface]) -> String {
+/// The new text of `/etc/network/interfaces`. Old versions of ifupdown want addresses without a prefix.
+pub fn interfaces(old: &str, wanted: &[Interface], with_prefix: bool) -> String {
     let wanted: Vec<&Interface> = wanted
         .iter()
         .filter(|net| FAMILIES.iter().any(|(_, address, gateway)| net.is_set(address) || net.is_set(gateway)))
@@ -47,7 +48,7 @@ pub fn interfaces(old: &str, wanted: &[Interface]) -> String {
             matches!(*word, "iface" | "auto" | "mapping" | "source" | "source-directory") || word.starts_with("allow-")
         });
         if ends_stanza && let Some(stanza) = open.take() {
-            close(&mut text, &mut auto, &mut done, &stanza);
+            close(&mut text, &mut auto, &mut done, &stanza, with_prefix);
             if words.is_empty() {
                 continue;
             }
@@ -76,7 +77,7 @@ pub fn interfaces(old: &str, wanted: &[Interface]) -> String {
         text.push('\n');
     }
     if let Some(stanza) = open {
-        close(&mut text, &mut auto, &mut done, &stanza);
+        close(&mut text, &mut auto, &mut done, &stanza, with_prefix);
     }
     if !text.is_empty() && !text.ends_with("\n\n") {
         text.push('\n');
@@ -84,7 +85,8 @@ pub fn interfaces(old: &str, wanted: &[Interface]) -> String {
     for interface in wanted {
         for family in 0..FAMILIES.len() {
             if !done.contains(&(interface.index, family)) {
-                close(&mut text, &mut auto, &mut done, &Stanza { interface, family, options: Vec::new() });
+                let stanza = Stanza { interface, family, options: Vec::new() };
+                close(&mut text, &mut auto, &mut done, &stanza, with_prefix);
             }
         }
     }
@@ -95,7 +97,13 @@ pub fn interfaces(old: &str, wanted: &[Interface]) -> String {
 }
 
 /// Writes a stanza; an interface without an address of the family has none.
-fn close(text: &mut String, auto: &mut BTreeSet<String>, done: &mut BTreeSet<(u32, usize)>, stanza: &Stanza) {
+fn close(
+    text: &mut String,
+    auto: &mut BTreeSet<String>,
+    done: &mut BTreeSet<(u32, usize)>,
+    stanza: &Stanza,
+    with_prefix: bool,
+) {
     let (family, address, gateway) = FAMILIES[stanza.family];
     let name = stanza.interface.name();
     if !done.insert((stanza.interface.index, stanza.family)) {
@@ -109,7 +117,14 @@ fn close(text: &mut String, auto: &mut BTreeSet<String>, done: &mut BTreeSet<(u3
         *text += &format!("iface {name} {family} {value}\n\n");
         return;
     }
-    *text += &format!("iface {name} {family} static\n\taddress {value}\n");
+    *text += &format!("iface {name} {family} static\n");
+    match value.split_once('/') {
+        Some((address, length)) if !with_prefix => {
+            let mask = if family == "inet" { netmask(length).to_string() } else { length.to_owned() };
+            *text += &format!("\taddress {address}\n\tnetmask {mask}\n");
+        }
+        _ => *text += &format!("\taddress {value}\n"),
+    }
     if let Some(gateway) = stanza.interface.get(gateway) {
         if is_reachable(gateway, value) {
             *text += &format!("\tgateway {gateway}\n");
@@ -129,7 +144,7 @@ fn close(text: &mut String, auto: &mut BTreeSet<String>, done: &mut BTreeSet<(u3
 }
 
 /// Whether a gateway lies in the network of an address, or is link-local.
-fn is_reachable(gateway: &str, cidr: &str) -> bool {
+pub fn is_reachable(gateway: &str, cidr: &str) -> bool {
     let Some((address, length)) = cidr.split_once('/') else { return false };
     let Ok(length) = length.parse::<u32>() else { return false };
     match (gateway.parse(), address.parse()) {
@@ -184,8 +199,11 @@ mod tests {
 
     #[test]
     fn a_new_file_gets_loopback_and_interfaces() {
-        let text =
-            interfaces("", &[net(0, "name=eth0,ip=10.0.0.2/24,gw=10.0.0.1,ip6=auto"), net(1, "name=eth1,ip=dhcp")]);
+        let text = interfaces(
+            "",
+            &[net(0, "name=eth0,ip=10.0.0.2/24,gw=10.0.0.1,ip6=auto"), net(1, "name=eth1,ip=dhcp")],
+            true,
+        );
         assert_eq!(
             text,
             "auto lo\niface lo inet loopback\niface lo inet6 loopback\n\n\
@@ -193,7 +211,11 @@ mod tests {
              iface eth0 inet6 auto\n\nauto eth1\niface eth1 inet dhcp\n\n"
         );
         assert_eq!(
-            interfaces(&text, &[net(0, "name=eth0,ip=10.0.0.2/24,gw=10.0.0.1,ip6=auto"), net(1, "name=eth1,ip=dhcp")]),
+            interfaces(
+                &text,
+                &[net(0, "name=eth0,ip=10.0.0.2/24,gw=10.0.0.1,ip6=auto"), net(1, "name=eth1,ip=dhcp")],
+                true
+            ),
             text
         );
     }
@@ -202,7 +224,7 @@ mod tests {
     fn what_is_not_ours_stays() {
         let old = "# mine\nauto lo eth0\niface lo inet loopback\n\niface eth0 inet static\n\taddress 1.2.3.4/8\n\tmetric 5\n\
                    \niface eth9 inet dhcp\n\tmetric 1\nsource /etc/network/interfaces.d/*\n";
-        let text = interfaces(old, &[net(0, "name=eth0,ip=10.0.0.2/32,gw=10.0.0.1")]);
+        let text = interfaces(old, &[net(0, "name=eth0,ip=10.0.0.2/32,gw=10.0.0.1")], true);
         let route = "\tpost-up ip route add 10.0.0.1 dev eth0\n";
         assert!(text.starts_with(
             "# mine\nauto lo eth0\niface lo inet loopback\n\niface eth0 inet static\n\taddress 10.0.0.2/32\n"
@@ -211,9 +233,9 @@ mod tests {
             text.contains(route) && text.contains("\tmetric 5\n\niface eth9 inet dhcp\n\tmetric 1\nsource "),
             "{text}"
         );
-        let again = interfaces(&text, &[net(0, "name=eth0,ip=10.0.0.2/32,gw=10.0.0.1")]);
+        let again = interfaces(&text, &[net(0, "name=eth0,ip=10.0.0.2/32,gw=10.0.0.1")], true);
         assert_eq!(again.matches(route).count(), 1, "{again}");
-        assert_eq!(interfaces(old, &[net(0, "name=eth0")]), old);
+        assert_eq!(interfaces(old, &[net(0, "name=eth0")], true), old);
     }
 
     #[test]

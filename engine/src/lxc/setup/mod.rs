@@ -7,25 +7,47 @@
 
 mod account;
 mod detect;
+mod fixup;
 mod init;
 mod interfaces;
+mod naming;
+mod others;
+mod redhat;
 mod section;
+mod system;
 
-use super::interface::{self, Interface};
+use super::interface::Interface;
 use super::rootfs::RootDirectory;
 use crate::config::guest::Part;
-use crate::{Context, Result, Vmid};
-use section::Otherwise;
+use crate::{Context, Error, Result, Vmid};
+use system::{System, Version};
 
 pub use account::NewAccount;
-pub use detect::{Detected, detect};
+pub use detect::{Detected, detect, systemd_version};
+pub use system::has_plain_terminals;
 
-/// One system that is being set up.
-struct System<'a> {
-    root: &'a RootDirectory,
-    part: &'a Part,
-    ostype: &'a str,
-    warn: &'a dyn Fn(&str),
+/// The youngest systemd that boots well without the feature `nesting`.
+const LAST_WITHOUT_NESTING: u32 = 241;
+
+/// Looks at a system and lets `work` set it up. Unmanaged and empty ones are left alone.
+fn with_system(
+    root: &RootDirectory,
+    vmid: Vmid,
+    part: &Part,
+    warn: &dyn Fn(&str),
+    work: impl FnOnce(&System) -> Result<()>,
+) -> Result<()> {
+    let ostype = part.get("ostype").unwrap_or("unmanaged");
+    if ostype == "unmanaged" {
+        return Ok(());
+    }
+    if !root.is_directory("/etc") {
+        warn("/etc not present in CT, is the rootfs mounted?");
+        return Ok(());
+    }
+    let (version, _) = detect::version(root, ostype)?;
+    let host_resolver = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    work(&System { root, vmid, part, ostype, version, warn, host_resolver })
 }
 
 /// Sets a new system up: everything that [`before_start`] does, and what happens once only.
@@ -37,172 +59,129 @@ pub fn after_create(
     account: &NewAccount,
     warn: impl Fn(&str),
 ) -> Result<()> {
-    if part.get("ostype") != Some("unmanaged") {
-        // A second container from the same template must not be the same machine.
-        remove_unless_ignored(root, "/etc/machine-id")?;
-        if root.read_link("/var/lib/dbus/machine-id").is_none() {
-            remove_unless_ignored(root, "/var/lib/dbus/machine-id")?;
-        }
-        account::set_root(root, account)?;
-        account::renew_host_keys(ctx, root, part.get("hostname").unwrap_or("localhost"), &warn)?;
-        if part.get("ostype") == Some("alpine") {
-            init::enable_alpine_services(root)?;
-        }
-    } else if account.is_given() {
+    if part.get("ostype") == Some("unmanaged") && account.is_given() {
         warn("password and SSH keys are not set: the system is unmanaged");
     }
-    before_start(root, vmid, part, warn)
+    with_system(root, vmid, part, &warn, |system| {
+        if let (_, Some(text)) = detect::version(root, system.ostype)? {
+            warn(&text);
+        }
+        fresh(system, account, &mut random_minute)?;
+        account::renew_host_keys(ctx, root, part.get("hostname").unwrap_or("localhost"), &warn)?;
+        check_nesting(system)
+    })
+}
+
+/// What a new system gets once, host keys excepted.
+fn fresh(system: &System, account: &NewAccount, minute: &mut dyn FnMut() -> u32) -> Result<()> {
+    fixup::clear_machine_id(system, false)?;
+    fixup::template(system)?;
+    fixup::spread_crontabs(system, minute)?;
+    account::set_root(system.root, account)?;
+    present(system)
+}
+
+fn random_minute() -> u32 {
+    let mut byte = [0];
+    // Without random numbers all get the same minute, as in the template.
+    let _ = openssl::rand::rand_bytes(&mut byte);
+    u32::from(byte[0]) % 59
 }
 
 /// Writes the present configuration into the system.
 pub fn before_start(root: &RootDirectory, vmid: Vmid, part: &Part, warn: impl Fn(&str)) -> Result<()> {
-    let ostype = part.get("ostype").unwrap_or("unmanaged");
-    if ostype == "unmanaged" {
-        return Ok(());
-    }
-    if !root.is_directory("/etc") {
-        warn("/etc not present in CT, is the rootfs mounted?");
-        return Ok(());
-    }
-    let system = System { root, part, ostype, warn: &warn };
-    init::setup(&system)?;
-    system.network()?;
-    system.name(vmid)?;
-    system.resolver()?;
-    system.time_zone()
+    with_system(root, vmid, part, &warn, |system| {
+        // Old inits check no file systems then.
+        system.write("/fastboot", "", 0o644)?;
+        present(system)?;
+        check_nesting(system)
+    })
 }
 
-impl System<'_> {
-    /// Replaces a file unless the container keeps it for itself or it says the same already.
-    fn write(&self, path: &str, text: &str, mode: u32) -> Result<()> {
-        if is_ignored(self.root, path) || self.root.read(path)?.as_deref() == Some(text) {
-            return Ok(());
-        }
-        self.root.write(path, text, mode)
-    }
+/// Makes a clone another machine than its source.
+pub fn after_clone(root: &RootDirectory, vmid: Vmid, part: &Part, warn: impl Fn(&str)) -> Result<()> {
+    with_system(root, vmid, part, &warn, |system| fixup::clear_machine_id(system, true))
+}
 
-    fn write_section(&self, path: &str, content: &str, otherwise: Otherwise) -> Result<()> {
-        let old = self.root.read(path)?;
-        match section::with_section(old.as_deref(), content, otherwise) {
-            Some(text) => self.write(path, &text, 0o644),
-            None => Ok(()),
-        }
-    }
+/// Writes the resolver and the names of a running container, whose configuration has changed.
+pub fn while_running(root: &RootDirectory, vmid: Vmid, part: &Part, warn: impl Fn(&str)) -> Result<()> {
+    with_system(root, vmid, part, &warn, |system| {
+        naming::set_name(system)?;
+        naming::set_resolver(system)
+    })
+}
 
-    fn network(&self) -> Result<()> {
-        let interfaces = interface::interfaces(self.part)?;
-        // What the host sets needs no file inside.
-        let inside: Vec<Interface> = interfaces.into_iter().filter(|net| !net.flag("host-managed")).collect();
-        match self.ostype {
-            "debian" | "devuan" => self.ifupdown(&inside),
-            "ubuntu" if detect::ubuntu_has_networkd(self.root)? => self.networkd(&inside),
-            "ubuntu" => self.ifupdown(&inside),
-            "alpine" => self.ifupdown(&alpine_interfaces(&inside)?),
-            "archlinux" | "fedora" | "nixos" => self.networkd(&inside),
-            _ if inside.is_empty() => Ok(()),
-            other => {
-                (self.warn)(&format!("the network of ostype '{other}' is not configured by this version"));
-                Ok(())
+/// Writes the interfaces of a running container, whose configuration has changed.
+pub fn network_while_running(root: &RootDirectory, vmid: Vmid, part: &Part, warn: impl Fn(&str)) -> Result<()> {
+    with_system(root, vmid, part, &warn, network)
+}
+
+fn present(system: &System) -> Result<()> {
+    init::setup(system)?;
+    network(system)?;
+    naming::set_name(system)?;
+    naming::set_resolver(system)?;
+    naming::set_time_zone(system)
+}
+
+/// Newer versions of systemd want to mount for their services.
+fn check_nesting(system: &System) -> Result<()> {
+    if super::plan::features(system.part)?.flag("nesting") {
+        return Ok(());
+    }
+    if let Some(version) = detect::systemd_version(system.root)?.filter(|version| *version > LAST_WITHOUT_NESTING) {
+        (system.warn)(&format!("Systemd {version} detected. You may need to enable nesting."));
+    }
+    Ok(())
+}
+
+fn network(system: &System) -> Result<()> {
+    let nets = system.interfaces()?;
+    let version = system.version;
+    match system.ostype {
+        "debian" => ifupdown(system, &nets, version >= Version(10, 0)),
+        "devuan" => ifupdown(system, &nets, false),
+        "ubuntu" if version >= Version(17, 10) => networkd(system, &nets),
+        "ubuntu" => ifupdown(system, &nets, false),
+        "alpine" => ifupdown(system, &alpine_interfaces(&nets)?, version >= Version(3, 13)),
+        "archlinux" | "nixos" => networkd(system, &nets),
+        "gentoo" => others::gentoo(system, &nets),
+        "centos" if version >= Version(10, 0) => redhat::network_manager(system, &nets),
+        "centos" => redhat::scripts(system, &nets),
+        "openeuler" => redhat::scripts(system, &nets),
+        "fedora" => {
+            let legacy = system.root.is_file("/etc/sysconfig/network");
+            if version <= Version(24, 0) || (version < Version(28, 0) && legacy) {
+                redhat::scripts(system, &nets)?;
             }
+            if version >= Version(25, 0) { networkd(system, &nets) } else { Ok(()) }
         }
+        "opensuse" => {
+            others::suse(system, &nets)?;
+            let has_networkd = system.root.is_file("/usr/lib/systemd/systemd-networkd");
+            if has_networkd { networkd(system, &nets) } else { Ok(()) }
+        }
+        other => Err(Error::new(format!("no such OS type '{other}'"))),
     }
+}
 
-    fn ifupdown(&self, nets: &[Interface]) -> Result<()> {
-        let path = "/etc/network/interfaces";
-        let old = self.root.read(path)?.unwrap_or_default();
-        let new = interfaces::interfaces(&old, nets);
-        if new == old {
-            return Ok(());
-        }
-        self.root.make_directories("/etc/network")?;
-        self.write(path, &new, 0o644)
+fn ifupdown(system: &System, nets: &[Interface], with_prefix: bool) -> Result<()> {
+    let path = "/etc/network/interfaces";
+    let old = system.root.read(path)?.unwrap_or_default();
+    let new = interfaces::interfaces(&old, nets, with_prefix);
+    if new == old {
+        return Ok(());
     }
+    system.make_directories("/etc/network")?;
+    system.write(path, &new, 0o644)
+}
 
-    fn networkd(&self, nets: &[Interface]) -> Result<()> {
-        for net in nets.iter().filter(|net| !net.name().is_empty()) {
-            self.root.make_directories("/etc/systemd/network")?;
-            self.write(&format!("/etc/systemd/network/{}.network", net.name()), &interfaces::networkd(net), 0o644)?;
-        }
-        Ok(())
+fn networkd(system: &System, nets: &[Interface]) -> Result<()> {
+    for net in nets {
+        system.make_directories("/etc/systemd/network")?;
+        system.write(&format!("/etc/systemd/network/{}.network", net.name()), &interfaces::networkd(net), 0o644)?;
     }
-
-    fn name(&self, vmid: Vmid) -> Result<()> {
-        let name = self.part.get("hostname").map_or_else(|| format!("CT{vmid}"), str::to_owned);
-        let short = name.split('.').next().unwrap_or(&name).to_owned();
-        let old = section::without_section(&self.root.read("/etc/hosts")?.unwrap_or_default());
-        let has = |address: &str| old.lines().any(|line| line.split_whitespace().next() == Some(address));
-        let mut content = String::new();
-        for address in ["127.0.0.1", "::1"] {
-            if !has(address) {
-                content += &format!("{address} localhost.localnet localhost\n");
-            }
-        }
-        let names = if name.contains('.') {
-            format!("{name} {short}")
-        } else {
-            let (domains, _) = self.resolver_values();
-            let with_domain = domains.iter().map(|domain| format!("{name}.{domain}"));
-            with_domain.chain([name.clone()]).collect::<Vec<_>>().join(" ")
-        };
-        let address = self.first_address()?.unwrap_or_else(|| "127.0.1.1".into());
-        content += &format!("{address} {names}\n");
-        self.write_section("/etc/hosts", &content, Otherwise::Append)?;
-        self.write("/etc/hostname", &format!("{short}\n"), 0o644)
-    }
-
-    /// The first fixed IPv4 address, else the first fixed IPv6 address.
-    fn first_address(&self) -> Result<Option<String>> {
-        let nets = interface::interfaces(self.part)?;
-        let first = |key: &str| nets.iter().find_map(|net| net.fixed_address(key)).map(str::to_owned);
-        let cidr = first("ip").or_else(|| first("ip6"));
-        Ok(cidr.and_then(|cidr| cidr.split('/').next().map(str::to_owned)))
-    }
-
-    fn resolver(&self) -> Result<()> {
-        let (domains, servers) = self.resolver_values();
-        let mut content = String::new();
-        if !domains.is_empty() {
-            content += &format!("search {}\n", domains.join(" "));
-        }
-        for server in servers {
-            content += &format!("nameserver {server}\n");
-        }
-        self.write_section("/etc/resolv.conf", &content, Otherwise::Replace)
-    }
-
-    /// Search domains and name servers: the container's own, or the host's.
-    fn resolver_values(&self) -> (Vec<String>, Vec<String>) {
-        let host = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-        let of_host = |key: &str| -> Vec<String> {
-            let lines = host.lines().filter_map(|line| line.strip_prefix(key)?.strip_prefix([' ', '\t']));
-            lines.flat_map(str::split_whitespace).map(str::to_owned).collect()
-        };
-        let own = |key: &str| self.part.get(key).map(crate::types::split_list);
-        let domains = own("searchdomain").unwrap_or_else(|| of_host("search"));
-        let servers = own("nameserver").unwrap_or_else(|| of_host("nameserver").into_iter().take(3).collect());
-        (domains, servers)
-    }
-
-    fn time_zone(&self) -> Result<()> {
-        let Some(zone) = self.part.get("timezone") else { return Ok(()) };
-        let zone = if zone == "host" { host_zone() } else { Some(zone.to_owned()) };
-        let Some(zone) = zone else {
-            (self.warn)("the host's time zone is unknown, timezone can not be modified");
-            return Ok(());
-        };
-        let file = format!("/usr/share/zoneinfo/{zone}");
-        if !self.root.is_file(&file) {
-            (self.warn)(&format!("container does not have {file}, timezone can not be modified"));
-            return Ok(());
-        }
-        if !is_ignored(self.root, "/etc/localtime") && self.root.read_link("/etc/localtime").as_deref() != Some(&file) {
-            self.root.symlink(&file, "/etc/localtime")?;
-        }
-        if self.root.is_file("/etc/timezone") {
-            self.write("/etc/timezone", &format!("{zone}\n"), 0o644)?;
-        }
-        Ok(())
-    }
+    Ok(())
 }
 
 /// BusyBox's ifupdown knows neither SLAAC nor a working DHCPv6; such interfaces are brought up without.
@@ -217,17 +196,5 @@ fn alpine_interfaces(nets: &[Interface]) -> Result<Vec<Interface>> {
     nets.iter().map(manual).collect()
 }
 
-/// The name of the host's time zone, as its `/etc/localtime` points to it.
-fn host_zone() -> Option<String> {
-    let target = std::fs::canonicalize("/etc/localtime").ok()?;
-    Some(target.to_str()?.strip_prefix("/usr/share/zoneinfo/")?.to_owned())
-}
-
-fn is_ignored(root: &RootDirectory, path: &str) -> bool {
-    let (directory, name) = path.rsplit_once('/').unwrap_or(("", path));
-    root.is_file(&format!("{directory}/.pve-ignore.{name}"))
-}
-
-fn remove_unless_ignored(root: &RootDirectory, path: &str) -> Result<()> {
-    if is_ignored(root, path) { Ok(()) } else { root.remove(path) }
-}
+#[cfg(test)]
+mod tests;

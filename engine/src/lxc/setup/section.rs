@@ -9,6 +9,8 @@ const END: &str = "# --- END PVE ---";
 pub enum Otherwise {
     /// The part is added at the end.
     Append,
+    /// The part is added in front.
+    Prepend,
     /// The part replaces everything.
     Replace,
 }
@@ -27,6 +29,7 @@ pub fn with_section(old: Option<&str>, content: &str, otherwise: Otherwise) -> O
     match otherwise {
         _ if content.is_empty() => None,
         Otherwise::Replace => Some(section),
+        Otherwise::Prepend => Some(format!("{section}{old}")),
         Otherwise::Append => {
             let separator = if old.is_empty() || old.ends_with('\n') { "" } else { "\n" };
             Some(format!("{old}{separator}{section}"))
