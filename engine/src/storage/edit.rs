@@ -3,25 +3,89 @@
 
 use super::config::Entry;
 use super::content::Content;
+use super::driver::{Secrets, Storage};
+use super::driver_of;
 use super::kind::Kind;
 use super::volume::Format;
 use crate::types::split_list;
 use crate::{Context, Error, Result, bail};
 
+/// Parts options from those that are kept as secrets; a deleted secret is one without a value.
+pub fn split_secrets(
+    kind: &Kind,
+    options: Vec<(String, String)>,
+    delete: &[String],
+) -> (Vec<(String, String)>, Secrets) {
+    let names = kind.driver.map(|driver| driver.secret_options()).unwrap_or_default();
+    let is_secret = |key: &str| names.contains(&key);
+    let (secret, open): (Vec<_>, Vec<_>) = options.into_iter().partition(|(key, _)| is_secret(key));
+    let mut secrets: Secrets = secret.into_iter().map(|(key, value)| (key, Some(value))).collect();
+    for key in delete.iter().filter(|key| is_secret(key)) {
+        secrets.entry(key.clone()).or_insert(None);
+    }
+    (open, secrets)
+}
+
+/// Stores a new storage's secrets and makes it usable if it is meant for this node, so that mistakes show at once. What
+/// fails has stored nothing.
+pub fn configure_new(ctx: &Context, id: &str, entry: Entry, secrets: &Secrets) -> Result<Entry> {
+    let mut storage = Storage { ctx, id: id.to_owned(), entry };
+    let driver = driver_of(&storage)?;
+    let tried = driver.configure(&mut storage, secrets, true).and_then(|()| try_out(ctx, id, &storage.entry));
+    match tried {
+        Ok(()) => Ok(storage.entry),
+        Err(error) => {
+            let failures: Vec<Error> = driver.unconfigure(&storage).err().into_iter().collect();
+            Err(error.with_cleanup_failures(&failures))
+        }
+    }
+}
+
+/// Changes an entry and its secrets.
+pub fn configure_changed(
+    ctx: &Context,
+    id: &str,
+    mut entry: Entry,
+    options: Vec<(String, String)>,
+    delete: &[String],
+) -> Result<Entry> {
+    let Some(kind) = entry.known_kind() else { bail!("unknown section type '{}'", entry.kind()) };
+    let (options, secrets) = split_secrets(kind, options, delete);
+    let open: Vec<String> = delete.iter().filter(|key| !secrets.contains_key(*key)).cloned().collect();
+    update_entry(&mut entry, &options, &open)?;
+    let mut storage = Storage { ctx, id: id.to_owned(), entry };
+    if let Some(driver) = kind.driver {
+        driver.check_entry(ctx, id, &mut storage.entry, false)?;
+        driver.configure(&mut storage, &secrets, false)?;
+    }
+    Ok(storage.entry)
+}
+
+/// Forgets a storage's secrets. A storage whose type we cannot use has none of ours.
+pub fn unconfigure(ctx: &Context, id: &str, entry: Entry) -> Result<()> {
+    let storage = Storage { ctx, id: id.to_owned(), entry };
+    match driver_of(&storage) {
+        Ok(driver) => driver.unconfigure(&storage),
+        Err(_) => Ok(()),
+    }
+}
+
 /// An entry with these options, all rules checked.
-pub fn new_entry(kind: &Kind, options: &[(String, String)]) -> Result<Entry> {
+pub fn new_entry(ctx: &Context, id: &str, kind: &Kind, options: &[(String, String)]) -> Result<Entry> {
     let mut entry = Entry::new(kind.name);
     for (key, value) in options {
         set(&mut entry, kind, key, value)?;
+    }
+    if let Some(path) = entry.get("path").map(str::to_owned) {
+        entry.set("path", directory_path(&path)?);
+    }
+    if let Some(driver) = kind.driver {
+        driver.check_entry(ctx, id, &mut entry, true)?;
     }
     for (key, _) in kind.declared().options.iter().filter(|(_, rule)| rule.required) {
         if entry.get(key).is_none() {
             bail!("missing value for required option '{key}'");
         }
-    }
-    if kind.name == "dir" {
-        let path = entry.get("path").unwrap_or_default().to_owned();
-        entry.set("path", directory_path(&path)?);
     }
     Ok(entry)
 }
@@ -146,7 +210,8 @@ mod tests {
     }
 
     fn create(options: &[(&str, &str)]) -> Result<Entry> {
-        new_entry(Kind::named("dir").unwrap(), &pairs(options))
+        let ctx = Context::for_test(std::path::Path::new("/nonexistent"));
+        new_entry(&ctx, "x", Kind::named("dir").unwrap(), &pairs(options))
     }
 
     #[test]

@@ -73,13 +73,13 @@ pub(super) fn create(call: &Call) -> Result<Reply> {
     if known.driver.is_none() {
         return Err(Error::NotImplemented(format!("storage type '{kind}' is not supported")));
     }
-    let entry = edit::new_entry(known, &options(call))?;
+    let (options, secrets) = edit::split_secrets(known, options(call), &[]);
+    let entry = edit::new_entry(call.ctx, &id, known, &options)?;
     change(call, "create storage failed", |config| {
         if config.get(&id).is_some() {
             bail!("storage ID '{id}' already defined");
         }
-        edit::try_out(call.ctx, &id, &entry)?;
-        config.set(&id, entry);
+        config.set(&id, edit::configure_new(call.ctx, &id, entry, &secrets)?);
         Ok(())
     })?;
     Ok(answer(&id, &kind))
@@ -92,10 +92,9 @@ pub(super) fn update(call: &Call) -> Result<Reply> {
     let mut kind = String::new();
     change(call, "update storage failed", |config| {
         file::assert_digest(&config.digest, digest.as_deref())?;
-        let mut entry = config.entry(&id)?.clone();
+        let entry = config.entry(&id)?.clone();
         kind = entry.kind().to_owned();
-        edit::update_entry(&mut entry, &options(call), &delete)?;
-        config.set(&id, entry);
+        config.set(&id, edit::configure_changed(call.ctx, &id, entry, options(call), &delete)?);
         Ok(())
     })?;
     Ok(answer(&id, &kind))
@@ -104,11 +103,12 @@ pub(super) fn update(call: &Call) -> Result<Reply> {
 pub(super) fn remove(call: &Call) -> Result<Reply> {
     let id: String = call.param("storage")?;
     change(call, "delete storage failed", |config| {
-        config.entry(&id)?;
+        let entry = config.entry(&id)?.clone();
         let of_this = format!("{id}:");
         if config.entries().any(|(_, entry)| entry.get("base").is_some_and(|base| base.starts_with(&of_this))) {
             bail!("can't remove storage - storage is used as base of another storage");
         }
+        edit::unconfigure(call.ctx, &id, entry)?;
         config.remove(&id);
         Ok(())
     })?;
