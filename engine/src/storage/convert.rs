@@ -3,6 +3,7 @@
 use super::copy::pace::Progress;
 use super::volume::Format;
 use crate::{Result, command, error::ResultExt};
+use serde_json::json;
 use std::ffi::OsString;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -11,9 +12,7 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, Clone)]
 pub struct Conversion<'a> {
     /// The image to read.
-    pub source: &'a Path,
-    /// Its format.
-    pub format: Format,
+    pub source: Input<'a>,
     /// The snapshot in it to read.
     pub snapshot: Option<&'a str>,
     /// The existing image or device to write.
@@ -26,11 +25,42 @@ pub struct Conversion<'a> {
     pub limit: Option<u64>,
 }
 
+/// What `qemu-img` reads.
+#[derive(Debug, Clone)]
+pub enum Input<'a> {
+    /// A file or device, and QEMU's name of its format.
+    File(&'a Path, &'a str),
+    /// An image of a format within a file, from a byte on.
+    Part {
+        /// The file.
+        path: &'a Path,
+        /// QEMU's name of the format.
+        format: &'a str,
+        /// The first byte.
+        offset: u64,
+        /// How many bytes.
+        length: u64,
+    },
+}
+
+impl Input<'_> {
+    /// The arguments that name it.
+    pub fn arguments(&self) -> Vec<OsString> {
+        match self {
+            Input::File(path, format) => vec!["-f".into(), format.into(), path.into()],
+            Input::Part { path, format, offset, length } => {
+                let file = json!({ "driver": "file", "filename": path.to_string_lossy(), "locking": "off" });
+                let part = json!({ "driver": "raw", "offset": offset, "size": length, "file": file });
+                vec![format!("json:{}", json!({ "driver": format, "read-only": true, "file": part })).into()]
+            }
+        }
+    }
+}
+
 impl Conversion<'_> {
     /// The arguments of `qemu-img`.
     pub fn arguments(&self) -> Vec<OsString> {
-        let mut arguments: Vec<OsString> =
-            ["convert", "-p", "-n", "-f", self.format.name(), "-O"].map(Into::into).into();
+        let mut arguments: Vec<OsString> = ["convert", "-p", "-n", "-O"].map(Into::into).into();
         arguments.push(self.target_format.name().into());
         if self.target_is_zero {
             arguments.push("--target-is-zero".into());
@@ -41,7 +71,8 @@ impl Conversion<'_> {
         if let Some(snapshot) = self.snapshot {
             arguments.extend(["-l".into(), format!("snapshot.name={snapshot}").into()]);
         }
-        arguments.extend([self.source.into(), self.target.into()]);
+        arguments.extend(self.source.arguments());
+        arguments.push(self.target.into());
         arguments
     }
 }
@@ -72,6 +103,11 @@ pub struct TemporaryRaw {
 }
 
 impl TemporaryRaw {
+    /// A file that may have no name.
+    pub fn of(file: File) -> Self {
+        TemporaryRaw { file }
+    }
+
     /// A path under which this process's file can be opened.
     pub fn path(&self) -> PathBuf {
         use std::os::fd::AsRawFd;
@@ -86,8 +122,7 @@ pub fn to_temporary_raw(image: &Path, format: Format) -> Result<TemporaryRaw> {
     file.set_len(super::image::read(image)?.size)?;
     let plain = TemporaryRaw { file };
     let conversion = Conversion {
-        source: image,
-        format,
+        source: Input::File(image, format.name()),
         snapshot: None,
         target: &plain.path(),
         target_format: Format::Raw,
@@ -105,8 +140,7 @@ mod tests {
     #[test]
     fn arguments_say_formats_snapshot_and_limit() {
         let mut conversion = Conversion {
-            source: Path::new("/a.qcow2"),
-            format: Format::Qcow2,
+            source: Input::File(Path::new("/a.qcow2"), "qcow2"),
             snapshot: Some("before"),
             target: Path::new("/dev/vg/vm-100-disk-0"),
             target_format: Format::Raw,
@@ -114,10 +148,10 @@ mod tests {
             limit: Some(1024),
         };
         let text = |conversion: &Conversion| conversion.arguments().join(" ".as_ref()).into_string().unwrap();
-        let expected = "convert -p -n -f qcow2 -O raw -r 1024 -l snapshot.name=before /a.qcow2 /dev/vg/vm-100-disk-0";
+        let expected = "convert -p -n -O raw -r 1024 -l snapshot.name=before -f qcow2 /a.qcow2 /dev/vg/vm-100-disk-0";
         assert_eq!(text(&conversion), expected);
         (conversion.snapshot, conversion.limit, conversion.target_is_zero) = (None, None, true);
-        let expected = "convert -p -n -f qcow2 -O raw --target-is-zero /a.qcow2 /dev/vg/vm-100-disk-0";
+        let expected = "convert -p -n -O raw --target-is-zero -f qcow2 /a.qcow2 /dev/vg/vm-100-disk-0";
         assert_eq!(text(&conversion), expected);
     }
 

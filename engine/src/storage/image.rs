@@ -6,7 +6,6 @@
 use super::volume::Format;
 use crate::Result;
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
@@ -41,9 +40,14 @@ pub fn read(path: &Path) -> Result<Header> {
 
 /// Reads the header of an open file.
 pub fn read_file(file: &File) -> std::io::Result<Header> {
+    read_part(file, 0, file.metadata()?.len())
+}
+
+/// Reads the header of an image that lies within a file.
+pub fn read_part(file: &File, offset: u64, length: u64) -> std::io::Result<Header> {
+    let file = &Part { file, offset };
     let mut start = [0; 104];
-    let count = read_up_to(file, &mut start)?;
-    let length = file.metadata()?.len();
+    let count = read_up_to(file, &mut start)?.min(usize::try_from(length).unwrap_or(usize::MAX));
     let raw = Header { format: Format::Raw, size: length, backing: None, external_data: false, snapshots: 0 };
     match &start[..count.min(4)] {
         [b'Q', b'F', b'I', 0xfb] if count >= 72 => qcow2(file, &start, count),
@@ -53,7 +57,23 @@ pub fn read_file(file: &File) -> std::io::Result<Header> {
     }
 }
 
-fn read_up_to(file: &File, buffer: &mut [u8]) -> std::io::Result<usize> {
+/// A file, or a part of one, read by position.
+struct Part<'a> {
+    file: &'a File,
+    offset: u64,
+}
+
+impl Part<'_> {
+    fn read_at(&self, buffer: &mut [u8], at: u64) -> std::io::Result<usize> {
+        self.file.read_at(buffer, self.offset.saturating_add(at))
+    }
+
+    fn read_exact_at(&self, buffer: &mut [u8], at: u64) -> std::io::Result<()> {
+        self.file.read_exact_at(buffer, self.offset.saturating_add(at))
+    }
+}
+
+fn read_up_to(file: &Part, buffer: &mut [u8]) -> std::io::Result<usize> {
     let mut count = 0;
     while count < buffer.len() {
         match file.read_at(&mut buffer[count..], count as u64)? {
@@ -72,7 +92,7 @@ fn little_endian(bytes: &[u8], at: usize, length: usize) -> u64 {
     bytes[at..at + length].iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte))
 }
 
-fn qcow2(file: &File, start: &[u8], count: usize) -> std::io::Result<Header> {
+fn qcow2(file: &Part, start: &[u8], count: usize) -> std::io::Result<Header> {
     let offset = big_endian(start, 8, 8);
     let length = big_endian(start, 16, 4) as u32;
     let backing = if offset != 0 && (1..=MAX_BACKING_NAME).contains(&length) {
@@ -94,17 +114,19 @@ fn qcow2(file: &File, start: &[u8], count: usize) -> std::io::Result<Header> {
 }
 
 /// A file with header, descriptor and data.
-fn vmdk(file: &File, start: &[u8]) -> std::io::Result<Header> {
+fn vmdk(file: &Part, start: &[u8]) -> std::io::Result<Header> {
     let size = little_endian(start, 12, 8).saturating_mul(SECTOR);
     let at = little_endian(start, 28, 8).saturating_mul(SECTOR);
     let length = little_endian(start, 36, 8).saturating_mul(SECTOR);
     let text = if at == 0 { String::new() } else { read_text(file, at, length)? };
     let (extents, backing) = descriptor(&text);
-    Ok(Header { format: Format::Vmdk, size, backing, external_data: extents.len() > 1, snapshots: 0 })
+    // Without a capacity of its own, QEMU takes the descriptor for the whole truth.
+    let external_data = extents.len() > 1 || size == 0;
+    Ok(Header { format: Format::Vmdk, size, backing, external_data, snapshots: 0 })
 }
 
 /// A text that names the files with the data.
-fn vmdk_descriptor(file: &File, length: u64) -> std::io::Result<Header> {
+fn vmdk_descriptor(file: &Part, length: u64) -> std::io::Result<Header> {
     let (extents, backing) = descriptor(&read_text(file, 0, length)?);
     let sectors = extents.iter().fold(0u64, |sum, sectors| sum.saturating_add(*sectors));
     Ok(Header {
@@ -117,11 +139,16 @@ fn vmdk_descriptor(file: &File, length: u64) -> std::io::Result<Header> {
 }
 
 /// A descriptor's text; longer ones than QEMU reads are cut.
-fn read_text(file: &File, at: u64, length: u64) -> std::io::Result<String> {
-    let mut reader = file;
-    reader.seek(SeekFrom::Start(at))?;
-    let mut bytes = Vec::new();
-    reader.take(length.min(64 * 1024)).read_to_end(&mut bytes)?;
+fn read_text(file: &Part, at: u64, length: u64) -> std::io::Result<String> {
+    let mut bytes = vec![0; length.min(64 * 1024) as usize];
+    let mut count = 0;
+    while count < bytes.len() {
+        match file.read_at(&mut bytes[count..], at.saturating_add(count as u64))? {
+            0 => break,
+            more => count += more,
+        }
+    }
+    bytes.truncate(count);
     let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
     Ok(String::from_utf8_lossy(&bytes[..end]).into_owned())
 }

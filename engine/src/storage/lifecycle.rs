@@ -105,6 +105,12 @@ pub fn check_unused(driver: &dyn Driver, storage: &Storage, name: &str) -> Resul
     bail!("base volume '{name}' is still in use by linked clones")
 }
 
+/// The names of the linked clones of a template's image.
+pub fn linked_clones_of(ctx: &Context, volume: &VolumeId) -> Result<Vec<String>> {
+    let (storage, driver) = activated(ctx, &volume.storage)?;
+    linked_clones(driver, &storage, &volume.name)
+}
+
 /// The linked clones of a template's image on its storage.
 pub fn linked_clones(driver: &dyn Driver, storage: &Storage, name: &str) -> Result<Vec<String>> {
     use super::content::Content;

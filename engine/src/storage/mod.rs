@@ -17,6 +17,7 @@ mod edit;
 pub mod feature;
 pub mod handlers;
 pub mod image;
+pub mod import;
 pub mod kind;
 mod lifecycle;
 mod limit;
@@ -25,6 +26,8 @@ pub mod status;
 pub mod stream;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_lifecycle;
 pub mod transfer;
 pub mod unfinished;
 pub mod volume;
@@ -35,8 +38,9 @@ pub use contract::format::size::{parse as parse_size, print as print_size};
 pub use copy::{Copy, copy};
 pub use driver::{Attributes, Described};
 pub use feature::Feature;
+pub use import::{ImageSource, ImportImage, import_image};
 pub use lifecycle::{
-    activate_volume, clone_linked, deactivate_volume, has_feature, linked_clones, make_template, reassign, rollback,
+    activate_volume, clone_linked, deactivate_volume, has_feature, linked_clones_of, make_template, reassign, rollback,
     rollback_possible, snapshot, snapshot_delete, snapshots, snapshots_in_image,
 };
 pub use limit::bandwidth_limit;

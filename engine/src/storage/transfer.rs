@@ -102,7 +102,7 @@ impl Target {
 }
 
 /// An image of unknown origin must be complete in itself.
-fn check_harmless(header: &Header, file: &str) -> Result<()> {
+pub fn check_harmless(header: &Header, file: &str) -> Result<()> {
     if header.backing.is_some() {
         bail!("backing file not allowed for untrusted image '{file}'!");
     }

@@ -5,7 +5,7 @@ pub(super) mod pace;
 pub(super) mod pipe;
 pub(super) mod raw;
 
-use super::convert::{self, Conversion};
+use super::convert::{self, Conversion, Input};
 use super::driver::{Driver, Source, Storage};
 use super::unfinished::Unfinished;
 use super::volume::{Format, NewVolume, VolumeId, VolumeKind};
@@ -119,8 +119,7 @@ fn run_conversion(
     progress: &mut dyn FnMut(&str),
 ) -> Result<()> {
     let conversion = Conversion {
-        source: &source.path,
-        format,
+        source: Input::File(&source.path, format.name()),
         snapshot: source.internal.as_deref(),
         target: target.path(),
         target_format: target.format(),

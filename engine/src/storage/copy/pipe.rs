@@ -154,7 +154,7 @@ pub fn write_image(mut from: &File, to: &Path, size: Option<u64>, zeros: bool) -
 }
 
 /// Reads until the buffer is full or the stream ends.
-fn fill(from: &mut impl Read, buffer: &mut [u8]) -> Result<usize> {
+pub fn fill(from: &mut impl Read, buffer: &mut [u8]) -> Result<usize> {
     let mut count = 0;
     while count < buffer.len() {
         match from.read(&mut buffer[count..]) {

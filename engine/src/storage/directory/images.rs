@@ -145,6 +145,9 @@ pub fn remove_empty_parent(path: &Path) {
 }
 
 pub(super) fn free(storage: &Storage, name: &Name) -> Result<()> {
+    if matches!(name, Name::Packed(..)) {
+        bail!("a disk within an archive cannot be removed");
+    }
     let path = path_of(storage, name)?;
     if name.content() == Content::Backup && protection_path(&path).exists() {
         bail!("cannot remove protected volume '{name}' on '{}'", storage.id);

@@ -155,6 +155,11 @@ impl<M: Mount> Driver for FileDriver<M> {
         let format = match &parsed {
             Name::Image(image) => image.format,
             Name::File(file) => file.format.parse().unwrap_or(Format::Raw),
+            Name::Packed(_, disk, format) => {
+                let member = super::import::ova::member(&path, disk)?;
+                let size = super::import::ova::header(&path, &member)?.size;
+                return Ok(VolumeInfo { size, used: member.length, format: *format, parent: None });
+            }
         };
         if (format == Format::Subvol) != metadata.is_dir() {
             let is = if metadata.is_dir() { "is a directory" } else { "is not a directory" };
@@ -256,7 +261,8 @@ pub fn describe(name: &Name) -> Result<Described> {
             let base = image.base.as_ref().map(|(vmid, file)| format!("{vmid}/{file}"));
             (image.is_base, image.format, base)
         }
-        Name::File(_) => (false, Format::Raw, None),
+        Name::File(file) => (false, file.format.parse().unwrap_or(Format::Raw), None),
+        Name::Packed(_, _, format) => (false, *format, None),
     };
     Ok(Described { content: name.content(), vmid: name.vmid(), is_base, format, base })
 }

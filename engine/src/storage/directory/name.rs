@@ -20,6 +20,8 @@ pub enum Name {
     Image(ImageName),
     /// A file that is named by its content type.
     File(FileName),
+    /// A disk within an appliance: `import/ARCHIVE.ova/DISK`.
+    Packed(FileName, String, Format),
 }
 
 /// `VMID/FILE` or, for a linked clone, `BASEVMID/BASEFILE/VMID/FILE`.
@@ -55,7 +57,7 @@ impl Name {
     pub fn content(&self) -> Content {
         match self {
             Name::Image(_) => Content::Images,
-            Name::File(file) => file.content,
+            Name::File(file) | Name::Packed(file, ..) => file.content,
         }
     }
 
@@ -64,6 +66,7 @@ impl Name {
         match self {
             Name::Image(image) => Some(image.vmid),
             Name::File(file) => file.vmid,
+            Name::Packed(..) => None,
         }
     }
 
@@ -71,7 +74,7 @@ impl Name {
     pub fn relative_path(&self) -> String {
         match self {
             Name::Image(image) => format!("{}/{}", image.vmid, image.file),
-            Name::File(file) => file.file.clone(),
+            Name::File(file) | Name::Packed(file, ..) => file.file.clone(),
         }
     }
 }
@@ -81,6 +84,7 @@ impl fmt::Display for Name {
         match self {
             Name::Image(image) => image.fmt(f),
             Name::File(file) => write!(f, "{}/{}", file.content, file.file),
+            Name::Packed(file, disk, _) => write!(f, "{}/{}/{disk}", file.content, file.file),
         }
     }
 }
@@ -108,6 +112,7 @@ impl FromStr for Name {
                 Ok(vmid) => Ok(Name::Image(image(vmid, file, None)?)),
                 Err(_) => FileName::of(first, file).map(Name::File).ok_or_else(bad),
             },
+            ["import", archive, disk] => packed(archive, disk).ok_or_else(bad),
             [base_vmid, base_file, vmid, file] => {
                 let base_vmid = base_vmid.parse().map_err(|_| bad())?;
                 parse_image_file(base_file)?;
@@ -117,6 +122,14 @@ impl FromStr for Name {
             _ => Err(bad()),
         }
     }
+}
+
+fn packed(archive: &str, disk: &str) -> Option<Name> {
+    let archive = FileName::new(Content::Import, archive).filter(|file| file.format == "ova")?;
+    let (stem, extension) = disk.rsplit_once('.')?;
+    let format: Format = extension.parse().ok().filter(|format| *format != Format::Subvol)?;
+    let good = !stem.is_empty() && disk.chars().all(is_import_character);
+    good.then(|| Name::Packed(archive, disk.to_owned(), format))
 }
 
 fn image(vmid: Vmid, file: &str, base: Option<(Vmid, String)>) -> Result<ImageName> {
@@ -240,7 +253,8 @@ fn import_format(file: &str, allowed: fn(char) -> bool) -> Option<String> {
     file.chars().all(allowed).then(|| extension[1..].to_owned())
 }
 
-fn is_import_character(c: char) -> bool {
+/// Characters in names of disks within appliances.
+pub fn is_import_character(c: char) -> bool {
     c == ' ' || is_safe_character(c)
 }
 
@@ -294,6 +308,10 @@ mod tests {
             assert_eq!(file.format, format, "{text}");
             assert_eq!(Name::File(file).to_string(), text);
         }
+        let Name::Packed(archive, disk, format) = parse("import/an appliance.ova/disk 1.vmdk") else {
+            panic!("a disk in an archive")
+        };
+        assert_eq!((archive.file.as_str(), disk.as_str(), format), ("an appliance.ova", "disk 1.vmdk", Format::Vmdk));
         let Name::File(backup) = parse("backup/vzdump-lxc-101-2024_01_02-03_04_05.tar.zst") else { panic!("no file") };
         assert_eq!(backup.vmid.unwrap().number(), 101);
         assert_eq!(backup_subtype(&backup.file), "lxc");
@@ -334,6 +352,11 @@ mod tests {
             "vztmpl/a.tar.exe",
             "backup/a.zip",
             "import/a$b.raw",
+            "import/a.raw/b.raw",
+            "import/a.ova/../b.raw",
+            "import/a.ova/b.iso",
+            "import/a.ova/.raw",
+            "import/a.ova/b/c.raw",
             "rootdir/x",
             "private/x.raw",
         ] {

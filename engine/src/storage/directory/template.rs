@@ -18,7 +18,7 @@ use std::path::Path;
 pub fn image_of(name: &Name, what: &str) -> Result<ImageName> {
     match name {
         Name::Image(image) => Ok(image.clone()),
-        Name::File(_) => bail!("{what} on wrong vtype '{}'", name.content()),
+        _ => bail!("{what} on wrong vtype '{}'", name.content()),
     }
 }
 
