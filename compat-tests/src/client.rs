@@ -57,6 +57,11 @@ impl Client {
         Client { port, headers: Vec::new() }
     }
 
+    /// The headers that say who asks.
+    pub fn headers(&self) -> &[(String, String)] {
+        &self.headers
+    }
+
     /// The same client with another header.
     #[must_use]
     pub fn with_header(mut self, name: &str, value: &str) -> Self {

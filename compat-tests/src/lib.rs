@@ -4,6 +4,7 @@
 //! with [`Node::run`]. Nothing here links the engine: what a test knows, a user knows.
 
 mod client;
+pub mod console;
 pub mod guest;
 mod node;
 pub mod process;

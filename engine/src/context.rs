@@ -23,6 +23,8 @@ pub struct Context {
     pub mode: Mode,
     /// State in memory; only the privileged daemon has one.
     pub live: Option<Arc<Live>>,
+    /// What the daemon gave to this worker beside its call; consoles only.
+    pub handed: Option<Arc<crate::task::Handed>>,
 }
 
 impl Context {
@@ -40,6 +42,7 @@ impl Context {
             client: None,
             mode: Mode::Foreground,
             live: None,
+            handed: None,
         })
     }
 
@@ -120,6 +123,7 @@ impl Context {
             client: None,
             mode: Mode::Foreground,
             live: None,
+            handed: None,
         }
     }
 }

@@ -12,6 +12,7 @@ pub mod clock;
 pub mod cluster;
 pub mod command;
 pub mod config;
+pub mod console;
 pub mod context;
 pub mod error;
 pub mod file;

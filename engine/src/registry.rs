@@ -4,7 +4,9 @@
 //! handler. A method without a handler passes all of them and then answers 501.
 
 use crate::call::Handler;
-use crate::{Call, Context, Error, Params, Reply, Request, Result, access, cluster, lxc, node, qemu, storage, task};
+use crate::{
+    Call, Context, Error, Params, Reply, Request, Result, access, cluster, console, lxc, node, qemu, storage, task,
+};
 use contract::{Method, Verb};
 use serde_json::{Map, Value};
 use std::collections::HashMap;
@@ -47,11 +49,13 @@ const AREAS: &[&[Binding]] = &[
     node::handlers::DIRECTORIES,
     node::handlers::METHODS,
     qemu::handlers::METHODS,
+    qemu::handlers::agent::METHODS,
     cluster::handlers::METHODS,
     task::handlers::METHODS,
     access::handlers::METHODS,
     storage::handlers::METHODS,
     lxc::handlers::METHODS,
+    console::handlers::METHODS,
 ];
 
 /// All bindings, area by area.

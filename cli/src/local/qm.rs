@@ -17,6 +17,7 @@ pub const COMMANDS: &[Row] = &[
     command("qm", "showcmd", show_command),
     command("qm", "terminal", open_terminal),
     command("qm", "unlock", unlock),
+    command("qm", "vncproxy", join_display),
     command("qm", "wait", wait),
 ];
 
@@ -46,6 +47,16 @@ fn open_terminal(invocation: &Invocation) -> Result<ExitCode> {
     let hint = escape.map(|code| format!(" (press Ctrl+{} to exit)", char::from(code + 0x40))).unwrap_or_default();
     println!("starting serial terminal on interface {}{hint}", terminal.port);
     terminal.join(escape)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Joins the VM's VNC server with the standard streams. The password comes with the environment, as PVE's own callers
+/// send it through ssh. (PVE: qemu-server CLI/qm.pm, vncproxy)
+fn join_display(invocation: &Invocation) -> Result<ExitCode> {
+    let vmid: Vmid = invocation.param("vmid")?;
+    let password = std::env::var("LC_PVE_TICKET").map_err(|_| Error::new("LC_PVE_TICKET not set, VNC proxy without password is forbidden"))?;
+    let stream = engine::qemu::picture::open(&invocation.ctx, vmid, &password)?;
+    terminal::Terminal { port: "vnc".into(), stream }.join(None)?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -11,6 +11,7 @@
 //! QEMU is nobody's child: whoever wants to know whether a VM runs looks at its pid file, whoever wants something of it
 //! connects to its monitor. Nothing here needs a daemon.
 
+pub mod agent;
 mod capabilities;
 pub mod command_line;
 pub mod config;
@@ -30,6 +31,7 @@ mod request;
 mod resize;
 mod scope;
 pub mod status;
+pub mod picture;
 pub mod stop;
 pub mod terminal;
 pub mod update;

@@ -20,8 +20,7 @@ pub struct Monitor {
 fn default_timeout(command: &str) -> Duration {
     Duration::from_secs(match command {
         "quit" | "device_add" | "device_del" | "netdev_add" | "netdev_del" | "blockdev-add" => 60,
-        "guest-shutdown" | "guest-fstrim" | "blockdev-remove-medium" => 600,
-        "guest-sync" | "guest-ping" => 3,
+        "blockdev-remove-medium" => 600,
         _ => 5,
     })
 }
@@ -33,16 +32,11 @@ impl Monitor {
     /// `VM N not running`.
     pub fn connect(ctx: &Context, vmid: Vmid) -> Result<Self> {
         let mut monitor = Self::open(ctx, vmid, "qmp")?;
-        monitor.read_message("qmp_capabilities", Instant::now() + Duration::from_secs(5), |message| {
+        monitor.read_message("qmp_capabilities", Instant::now() + Duration::from_secs(30), |message| {
             message.get("QMP").is_some()
         })?;
         monitor.execute("qmp_capabilities", json!({}))?;
         Ok(monitor)
-    }
-
-    /// Connects to the agent in the guest, which may or may not be there.
-    pub fn connect_agent(ctx: &Context, vmid: Vmid) -> Result<Self> {
-        Self::open(ctx, vmid, "qga")
     }
 
     fn open(ctx: &Context, vmid: Vmid, ending: &str) -> Result<Self> {
@@ -97,8 +91,7 @@ impl Monitor {
                 Err(error) if is_timeout(&error) => return Err(self.failure(command, "got timeout")),
                 Err(error) => return Err(self.failure(command, Error::from(error).message())),
             }
-            // The agent puts a byte of its own in front of an answer after a synchronisation.
-            let text = String::from_utf8_lossy(&line).trim_start_matches('\u{fffd}').trim().to_owned();
+            let text = String::from_utf8_lossy(&line).into_owned();
             line.clear();
             if let Ok(message) = serde_json::from_str::<Value>(&text)
                 && wanted(&message)

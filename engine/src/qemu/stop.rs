@@ -1,8 +1,8 @@
 //! Ending a VM: asked, told or killed; and what is cleaned up afterwards.
 
 use super::config::Vm;
-use super::{files, pending, qmp, qmp::Monitor, status};
-use crate::config::guest::GuestKind;
+use super::{agent::Agent, files, pending, qmp, status};
+use crate::config::guest::{GuestConfig, GuestKind};
 use crate::guest::startup::Startup;
 use crate::process::ProcessId;
 use crate::{Context, Error, Result, Task, Vmid, guest, lock, task::abort};
@@ -42,7 +42,7 @@ pub fn stop_locked(task: &Task, vmid: Vmid, how: &Stop) -> Result<()> {
     let down = vm.text("startup").and_then(|text| text.parse::<Startup>().ok()).and_then(|startup| startup.down);
     let seconds = how.timeout.or(down.filter(|_| how.shutdown)).unwrap_or(60);
     hook(task, &vm, "pre-stop")?;
-    let ended = match ask_to_end(ctx, &vm, how.shutdown) {
+    let ended = match ask_to_end(ctx, &vm, &config, how.shutdown) {
         Ok(()) => wait_for_end(process, Duration::from_secs(seconds))?,
         Err(error) if !process.is_alive() => {
             task.log(format!("VM ended by itself ({error})"));
@@ -71,7 +71,7 @@ pub fn stop_locked(task: &Task, vmid: Vmid, how: &Stop) -> Result<()> {
 }
 
 /// Sends the wish to end: to the agent when it answers, else by the power button; or tells QEMU to quit.
-fn ask_to_end(ctx: &Context, vm: &Vm, shutdown: bool) -> Result<()> {
+fn ask_to_end(ctx: &Context, vm: &Vm, config: &GuestConfig, shutdown: bool) -> Result<()> {
     if !shutdown {
         return match qmp::execute(ctx, vm.vmid, "quit", json!({})) {
             // QEMU may be gone before it has answered.
@@ -79,21 +79,15 @@ fn ask_to_end(ctx: &Context, vm: &Vm, shutdown: bool) -> Result<()> {
             _ => Ok(()),
         };
     }
-    if vm.agent()?.is_some() && agent_answers(ctx, vm.vmid) {
-        let mut agent = Monitor::connect_agent(ctx, vm.vmid)?;
-        // The agent does not answer this one; an answer is a refusal.
-        let outcome = agent.execute_within("guest-shutdown", json!({}), Duration::from_secs(2));
-        return match outcome {
-            Err(error) if !error.message().ends_with("got timeout") && status::is_running(ctx, vm.vmid) => Err(error),
+    if vm.agent()?.is_some()
+        && let Ok(mut agent) = Agent::connect(ctx, vm.vmid, config)
+    {
+        return match agent.execute("guest-shutdown", &serde_json::Value::Null) {
+            Err(error) if status::is_running(ctx, vm.vmid) => Err(error),
             _ => Ok(()),
         };
     }
     qmp::execute(ctx, vm.vmid, "system_powerdown", json!({})).map(drop)
-}
-
-/// Whether the agent in the guest is there.
-pub fn agent_answers(ctx: &Context, vmid: Vmid) -> bool {
-    Monitor::connect_agent(ctx, vmid).is_ok_and(|mut agent| agent.execute("guest-ping", json!({})).is_ok())
 }
 
 /// Waits for the end of a process; `false` when the time is over.

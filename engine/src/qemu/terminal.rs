@@ -14,7 +14,8 @@ use std::os::unix::net::UnixStream;
 pub struct Terminal {
     /// The port's name, `serial0` for example.
     pub port: String,
-    stream: UnixStream,
+    /// What is connected with it.
+    pub stream: UnixStream,
 }
 
 /// Opens a port, or the first one that is a socket. (PVE: qemu-server CLI/qm.pm, terminal)

@@ -18,7 +18,7 @@ mod upid;
 mod worker;
 
 pub use upid::Upid;
-pub use worker::{Job, serve};
+pub use worker::{Handed, Job, serve};
 
 use crate::command::{self, Stream};
 use crate::context::Mode;
@@ -47,8 +47,19 @@ impl Call<'_> {
     /// # Errors
     /// In a tool: what the work failed with. In the daemon only what kept the task from starting.
     pub fn task(&self, kind: &str, id: impl ToString, work: impl FnOnce(&Task) -> Result<()>) -> Result<Reply> {
-        let upid = match &self.ctx.mode {
-            Mode::Daemon { worker } => worker::start(self, worker, kind, &id.to_string())?,
+        self.task_with(kind, id, None, work).map(|upid| Reply::from(Value::String(upid.to_string())))
+    }
+
+    /// As [`Call::task`], with something that the worker finds in its context.
+    pub fn task_with(
+        &self,
+        kind: &str,
+        id: impl ToString,
+        handed: Option<&Handed>,
+        work: impl FnOnce(&Task) -> Result<()>,
+    ) -> Result<Upid> {
+        Ok(match &self.ctx.mode {
+            Mode::Daemon { worker } => worker::start(self, worker, kind, &id.to_string(), handed)?,
             Mode::Worker(upid) => {
                 let log = worker::open_log(self.ctx, upid)?;
                 Task::run(self.ctx, upid.clone(), log, work)?;
@@ -68,8 +79,7 @@ impl Call<'_> {
                 Task::run(self.ctx, upid.clone(), log, work)?;
                 upid
             }
-        };
-        Ok(Reply::from(Value::String(upid.to_string())))
+        })
     }
 }
 

@@ -12,10 +12,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::os::fd::{AsRawFd, FromRawFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 /// What a worker is to do: one verified call.
 #[derive(Debug, Serialize, Deserialize)]
@@ -26,6 +28,18 @@ pub struct Job {
     caller: String,
     node: String,
     upid: String,
+    /// The descriptor of a listening socket and a secret that belongs to it.
+    handed: Option<(i32, String)>,
+}
+
+/// What a worker gets beside its call: a socket that listens already, so that its port can be answered at once, and a
+/// secret that must stand in no argument vector.
+#[derive(Debug)]
+pub struct Handed {
+    /// Listens; nobody has connected yet.
+    pub listener: TcpListener,
+    /// What a client has to know.
+    pub secret: String,
 }
 
 /// Children that may have ended: the daemon is their parent and must ask for their status.
@@ -38,12 +52,22 @@ fn reap() {
 }
 
 /// Starts the worker for a call and enters the task into the list.
-pub(super) fn start(call: &Call, program: &Path, kind: &str, id: &str) -> Result<Upid> {
+pub(super) fn start(call: &Call, program: &Path, kind: &str, id: &str, handed: Option<&Handed>) -> Result<Upid> {
     reap();
+    let socket = handed.map(|handed| handed.listener.as_raw_fd());
     let mut command = Command::new(program);
     command.arg("worker").stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
-    // SAFETY: setsid is async-signal-safe and touches no memory of ours.
-    unsafe { command.pre_exec(|| rustix::process::setsid().map(drop).map_err(Into::into)) };
+    // SAFETY: setsid and fcntl are async-signal-safe and touch no memory of ours; the socket is open until after the spawn.
+    unsafe {
+        command.pre_exec(move || {
+            if let Some(socket) = socket
+                && libc::fcntl(socket, libc::F_SETFD, 0) < 0
+            {
+                return Err(std::io::Error::last_os_error());
+            }
+            rustix::process::setsid().map(drop).map_err(Into::into)
+        })
+    };
     let mut child = command.spawn().context(|| "unable to start a worker process")?;
     let begin = || -> Result<Upid> {
         let process = ProcessId::of(child.id()).ok_or_else(|| Error::new("worker process ended at once"))?;
@@ -66,6 +90,7 @@ pub(super) fn start(call: &Call, program: &Path, kind: &str, id: &str) -> Result
             caller: call.ctx.caller.id().to_owned(),
             node: call.ctx.node.clone(),
             upid: upid.to_string(),
+            handed: handed.map(|handed| (handed.listener.as_raw_fd(), handed.secret.clone())),
         };
         let text = serde_json::to_vec(&job).expect("a job is plain data");
         let mut pipe = child.stdin.take().expect("standard input is a pipe");
@@ -103,6 +128,7 @@ pub fn serve(ctx: &Context) -> Result<()> {
         caller: Caller::verified(job.caller),
         node: job.node,
         mode: Mode::Worker(upid.clone()),
+        handed: job.handed.map(take_over).map(Arc::new),
         ..ctx.clone()
     };
     let verb: Verb = job.verb.parse().map_err(|_| Error::new("unreadable job: verb"))?;
@@ -116,6 +142,15 @@ pub fn serve(ctx: &Context) -> Result<()> {
         journal::finish(&ctx, &upid, &status)?;
     }
     Ok(())
+}
+
+/// The socket becomes this process's own and is passed on to nobody.
+fn take_over((socket, secret): (i32, String)) -> Handed {
+    // SAFETY: the daemon left this descriptor open for this process, which takes it once.
+    let listener = unsafe { TcpListener::from_raw_fd(socket) };
+    // A failure would only mean that programs started here see the socket.
+    let _ = rustix::io::fcntl_setfd(&listener, rustix::io::FdFlags::CLOEXEC);
+    Handed { listener, secret }
 }
 
 /// The log of a task that the daemon has begun.

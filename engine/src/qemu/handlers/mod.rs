@@ -1,7 +1,9 @@
 //! The methods below `/nodes/{node}/qemu` and `/nodes/{node}/capabilities/qemu` that are built, each bound to its
 //! handler.
 
+pub mod agent;
 mod config;
+mod console;
 mod power;
 
 use super::capabilities;
@@ -30,5 +32,8 @@ pub const METHODS: &[Binding] = &[
     post("/nodes/{node}/qemu/{vmid}/status/start", power::start),
     post("/nodes/{node}/qemu/{vmid}/status/stop", power::stop),
     post("/nodes/{node}/qemu/{vmid}/status/suspend", power::suspend),
+    post("/nodes/{node}/qemu/{vmid}/termproxy", console::terminal),
     put("/nodes/{node}/qemu/{vmid}/unlink", config::unlink),
+    post("/nodes/{node}/qemu/{vmid}/vncproxy", console::picture),
+    get("/nodes/{node}/qemu/{vmid}/vncwebsocket", console::web_socket),
 ];
