@@ -13,15 +13,9 @@ use std::process::Stdio;
 const VM: &str = "/nodes/pve1/qemu/7110";
 
 fn start(node: &Node, client: &Client, vmid: &str, args: &str, vga: &str) {
-    let form = [
-        ("vmid", vmid),
-        ("memory", "128"),
-        ("kvm", "0"),
-        ("serial0", "socket"),
-        ("vga", vga),
-        ("args", args),
-    ];
-    node.finish(client, &client.post("/nodes/pve1/qemu", &form).data());
+    // Only root may set `args`.
+    let options = ["--memory", "128", "--kvm", "0", "--serial0", "socket", "--vga", vga, "--args", args];
+    node.run("qm", &[&["create", vmid], &options[..]].concat()).ok();
     node.finish(client, &client.post(&format!("/nodes/pve1/qemu/{vmid}/status/start"), &[]).data());
 }
 
@@ -42,12 +36,14 @@ fn a_browser_works_on_the_serial_port_and_sees_the_screen() {
     start(&node, &client, "7110", &args, "std");
 
     let console = client.post(&format!("{VM}/termproxy"), &[("serial", "serial0")]).data();
-    assert!(console["upid"].as_str().unwrap().contains(":vncproxy:7110:root@pam:"), "{console}");
+    assert!(console["upid"].as_str().unwrap().contains(":vncproxy:7110:admin@pve!"), "{console}");
     assert!(console.get("password").is_none());
     let mut socket = enter(&client, VM, &console);
     socket.write_all(b"1:100:30:2").unwrap();
-    // The marker may have been said before anybody listened.
-    socket.type_text("\necho so-$((40+2))-it-is\n");
+    // Nothing that is typed before the guest is up reaches it.
+    socket.type_text("\n");
+    socket.expect("/ # ");
+    socket.type_text("echo so-$((40+2))-it-is\n");
     socket.expect("so-42-it-is");
     drop(socket);
     node.finish(&client, &console["upid"]);
@@ -172,7 +168,9 @@ fn strangers_and_late_comers_are_kept_out() {
     let console = token.post(&format!("{path}/termproxy"), &[]).data();
     assert!(console["user"].as_str().unwrap().starts_with("eve@pve!"), "{console}");
     let mut socket = enter(&token, path, &console);
-    socket.type_text("\necho token-$((6*7))\n");
+    socket.type_text("\n");
+    socket.expect("/ # ");
+    socket.type_text("echo token-$((6*7))\n");
     socket.expect("token-42");
     drop(socket);
 
@@ -187,19 +185,18 @@ fn strangers_and_late_comers_are_kept_out() {
 fn the_node_has_a_terminal_for_administrators() {
     let node = Node::start();
     let admin = node.admin();
-    let console = admin.post("/nodes/pve1/termproxy", &[("cmd", "upgrade")]).data();
-    // There is no such program here; what counts is that it is this caller who is asked to wait for it.
-    let mut socket = Socket::open(&admin, "/nodes/pve1", &console).unwrap();
-    let line = format!("root@pam:{}\n", console["ticket"].as_str().unwrap());
-    socket.write_all(line.as_bytes()).unwrap();
-    assert!(node.wait_task(&admin, &console["upid"]).contains("pveupgrade"));
+    let console = admin.post("/nodes/pve1/termproxy", &[]).data();
+    let mut socket = enter(&admin, "/nodes/pve1", &console);
+    // Others than root are asked who they are.
+    socket.expect("login:");
+    drop(socket);
+    node.finish(&admin, &console["upid"]);
     node.user("ops@pve", "Administrator");
     let ops = node.client().login("ops@pve", "secret-password");
     assert_eq!(ops.post("/nodes/pve1/termproxy", &[("cmd", "upgrade")]).status, 403);
     let console = ops.post("/nodes/pve1/vncshell", &[("websocket", "1")]).data();
     let socket = Socket::open(&ops, "/nodes/pve1", &console).unwrap();
     let mut viewer = Viewer::login(socket, console["password"].as_str().unwrap()).unwrap();
-    // The program of others than root asks who they are.
     compat_tests::wait_for("a prompt", 30, || {
         let picture = viewer.screenshot().ok()?;
         picture.chunks(4).any(|pixel| pixel[..3] != [0; 3]).then_some(())

@@ -54,7 +54,8 @@ fn open_terminal(invocation: &Invocation) -> Result<ExitCode> {
 /// send it through ssh. (PVE: qemu-server CLI/qm.pm, vncproxy)
 fn join_display(invocation: &Invocation) -> Result<ExitCode> {
     let vmid: Vmid = invocation.param("vmid")?;
-    let password = std::env::var("LC_PVE_TICKET").map_err(|_| Error::new("LC_PVE_TICKET not set, VNC proxy without password is forbidden"))?;
+    let password = std::env::var("LC_PVE_TICKET")
+        .map_err(|_| Error::new("LC_PVE_TICKET not set, VNC proxy without password is forbidden"))?;
     let stream = engine::qemu::picture::open(&invocation.ctx, vmid, &password)?;
     terminal::Terminal { port: "vnc".into(), stream }.join(None)?;
     Ok(ExitCode::SUCCESS)

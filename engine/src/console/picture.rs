@@ -16,7 +16,8 @@ use std::time::Duration;
 
 const COLUMNS: u16 = 80;
 const ROWS: u16 = 25;
-const SIZE: (NonZero<u16>, NonZero<u16>) = (NonZero::new(ROWS).expect("above 0"), NonZero::new(COLUMNS).expect("above 0"));
+const SIZE: (NonZero<u16>, NonZero<u16>) =
+    (NonZero::new(ROWS).expect("above 0"), NonZero::new(COLUMNS).expect("above 0"));
 /// Pixels of a letter; the font has eight rows, each is drawn twice.
 const WIDTH: u16 = 8;
 const HEIGHT: u16 = 16;

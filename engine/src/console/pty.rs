@@ -4,7 +4,8 @@ use crate::{Error, Result, error::ResultExt};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 use std::fs::{File, OpenOptions};
-use std::os::fd::{AsRawFd, BorrowedFd, AsFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
 
@@ -23,7 +24,9 @@ impl Pty {
         grantpt(&master)?;
         unlockpt(&master)?;
         let name = ptsname(&master, Vec::new())?;
-        let slave = OpenOptions::new().read(true).write(true).open(&*name.to_string_lossy())?;
+        // It is to become the program's own terminal, not ours.
+        let slave =
+            OpenOptions::new().read(true).write(true).custom_flags(libc::O_NOCTTY).open(&*name.to_string_lossy())?;
         let mut command = Command::new(program);
         command.args(arguments).env_clear().env("TERM", "xterm-256color").env("PWD", "/").current_dir("/");
         for name in ["PATH", "HOME", "USER", "LANG", "LANGUAGE", "PVE_ROOT", "PVE_NODENAME", "TZ"] {

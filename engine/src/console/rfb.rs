@@ -42,12 +42,7 @@ impl PixelFormat {
             return Err(Error::new("unknown pixel format"));
         }
         let maximum = |at: usize| u16::from_be_bytes([bytes[at], bytes[at + 1]]);
-        Ok(PixelFormat {
-            bytes: size,
-            big_endian: bytes[2] != 0,
-            maxima: [maximum(4), maximum(6), maximum(8)],
-            shifts,
-        })
+        Ok(PixelFormat { bytes: size, big_endian: bytes[2] != 0, maxima: [maximum(4), maximum(6), maximum(8)], shifts })
     }
 
     fn print(self) -> [u8; 16] {

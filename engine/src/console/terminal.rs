@@ -8,9 +8,9 @@
 //! ```
 //! (PVE: pve-xtermjs termproxy/src/main.rs)
 
+use super::Console;
 use super::pty::Pty;
 use super::relay::{accept, readable};
-use super::Console;
 use crate::{Caller, Context, Error, Result, Task, access, task::abort};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::io::{Read, Write};

@@ -133,7 +133,9 @@ impl Agent {
             match self.stream.read(&mut piece) {
                 Ok(0) => crate::bail!("client closed connection"),
                 Ok(count) => self.received.extend_from_slice(&piece[..count]),
-                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted) => {}
+                Err(error)
+                    if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted) => {
+                }
                 Err(error) => return Err(error.into()),
             }
         }

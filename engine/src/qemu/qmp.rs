@@ -5,12 +5,15 @@
 
 use super::files;
 use crate::{Context, Error, Result, Vmid};
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use serde_json::{Value, json};
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, IoSlice, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-/// A connection to a VM's monitor or to its guest agent.
+/// A connection to a VM's monitor.
 pub struct Monitor {
     stream: BufReader<UnixStream>,
     label: String,
@@ -61,12 +64,29 @@ impl Monitor {
         let request = json!({"execute": command, "arguments": arguments});
         let sent = self.stream.get_mut().write_all(format!("{request}\n").as_bytes());
         sent.map_err(|error| self.failure(command, Error::from(error).message()))?;
+        self.answer(command, timeout)
+    }
+
+    fn answer(&mut self, command: &str, timeout: Duration) -> Result<Value> {
         let is_answer = |message: &Value| message.get("return").is_some() || message.get("error").is_some();
         let answer = self.read_message(command, Instant::now() + timeout, is_answer)?;
         match answer.get("error") {
             Some(error) => Err(self.failure(command, error["desc"].as_str().unwrap_or("unknown error"))),
             None => Ok(answer["return"].clone()),
         }
+    }
+
+    /// Hands QEMU an open descriptor, which later commands call `name`.
+    pub fn send_descriptor(&mut self, name: &str, descriptor: BorrowedFd) -> Result<()> {
+        let request = format!("{}\n", json!({"execute": "getfd", "arguments": {"fdname": name}}));
+        let descriptors = [descriptor];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        ancillary.push(SendAncillaryMessage::ScmRights(&descriptors));
+        let parts = [IoSlice::new(request.as_bytes())];
+        let sent = sendmsg(self.stream.get_ref(), &parts, &mut ancillary, SendFlags::NOSIGNAL);
+        sent.map_err(|error| self.failure("getfd", Error::from(error).message()))?;
+        self.answer("getfd", default_timeout("getfd")).map(drop)
     }
 
     fn failure(&self, command: &str, reason: &str) -> Error {

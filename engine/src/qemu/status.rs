@@ -156,7 +156,7 @@ fn ask_qemu(ctx: &Context, vmid: Vmid, row: &mut Map<String, Value>) -> Result<(
 }
 
 /// The versioned machine type that runs: `pc` is an alias, which QEMU resolves.
-fn current_machine(monitor: &mut Monitor) -> Result<Option<String>> {
+pub fn current_machine(monitor: &mut Monitor) -> Result<Option<String>> {
     let kind = monitor.execute("qom-get", json!({"path": "/machine", "property": "type"}))?;
     Ok(kind.as_str().map(|kind| kind.strip_suffix("-machine").unwrap_or(kind).to_owned()))
 }
@@ -165,5 +165,5 @@ fn current_machine(monitor: &mut Monitor) -> Result<Option<String>> {
 pub fn is_paused(ctx: &Context, vmid: Vmid) -> bool {
     let status = super::qmp::execute(ctx, vmid, "query-status", json!({}));
     let status = status.ok().and_then(|status| status["status"].as_str().map(str::to_owned));
-    matches!(status.as_deref(), Some("paused" | "prelaunch"))
+    matches!(status.as_deref(), Some("paused" | "prelaunch" | "postmigrate"))
 }
