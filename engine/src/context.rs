@@ -1,6 +1,6 @@
 //! What every operation needs to know: which node, whose wish, and how long work is run.
 
-use crate::{Clock, Host, Root, error::Result, live::Live};
+use crate::{Clock, Host, Root, error::Result, live::Live, tool::Tools};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -11,6 +11,8 @@ pub struct Context {
     pub root: Root,
     /// Facts of the machine.
     pub host: Arc<Host>,
+    /// Tools of the machine.
+    pub tools: Tools,
     /// The time.
     pub clock: Clock,
     /// The node's name.
@@ -36,6 +38,7 @@ impl Context {
         Ok(Context {
             root,
             host,
+            tools: Tools::of_machine(),
             clock: Clock::System,
             node,
             caller: Caller::root(),
@@ -117,6 +120,7 @@ impl Context {
         Context {
             root: Root::new(root),
             host: Arc::default(),
+            tools: Tools::of_machine(),
             clock: Clock::System,
             node: "pve1".into(),
             caller: Caller::root(),

@@ -29,6 +29,7 @@ pub mod registry;
 pub mod root;
 pub mod storage;
 pub mod task;
+pub mod tool;
 pub mod types;
 
 pub use call::{Call, Params, Reply, Request};
