@@ -21,6 +21,7 @@ pub mod host;
 pub mod live;
 pub mod lock;
 pub mod lxc;
+pub mod mounts;
 pub mod network;
 pub mod node;
 pub mod process;

@@ -61,7 +61,8 @@ mod tests {
 
     #[test]
     fn fields_are_unescaped() {
-        let mounts = parse("nas:/a\\040b /mnt/pve/nas nfs4 rw 0 0\n/dev/sda1 / ext4 rw 0 0\nodd\\x /o\\134 x rw 0 0\nshort\n");
+        let mounts =
+            parse("nas:/a\\040b /mnt/pve/nas nfs4 rw 0 0\n/dev/sda1 / ext4 rw 0 0\nodd\\x /o\\134 x rw 0 0\nshort\n");
         assert_eq!(mounts.len(), 3);
         assert_eq!((mounts[0].source.as_str(), mounts[0].kind.as_str()), ("nas:/a b", "nfs4"));
         assert_eq!((mounts[2].source.as_str(), mounts[2].target.as_path()), ("odd\\x", Path::new("/o\\")));

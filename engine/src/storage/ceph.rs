@@ -182,7 +182,9 @@ pub fn keep(storage: &Storage, form: Credentials, secrets: &Secrets, create: boo
             let Ok(text) = fs::read_to_string(&admin) else { return Ok(()) };
             match form {
                 Credentials::Keyring => text.trim_end().to_owned(),
-                Credentials::Secret => key_of(&text).ok_or_else(|| Error::new("no key in the administrator's keyring"))?,
+                Credentials::Secret => {
+                    key_of(&text).ok_or_else(|| Error::new("no key in the administrator's keyring"))?
+                }
             }
         }
     };

@@ -222,14 +222,22 @@ impl Entry {
 
     /// The formats that images may have.
     pub fn formats(&self) -> Vec<Format> {
-        self.known_kind().map(Kind::formats).unwrap_or_default()
+        let mut formats = self.known_kind().map(Kind::formats).unwrap_or_default();
+        // An image on a logical volume is part of a chain, or it is none. (PVE: LVMPlugin.pm, get_formats)
+        if self.kind() == "lvm" && !self.flag("snapshot-as-volume-chain").unwrap_or(false) {
+            formats.retain(|format| *format == Format::Raw);
+        }
+        formats
     }
 
     /// The format of new images.
     pub fn default_format(&self) -> Format {
         let configured = self.get("format").and_then(|name| name.parse().ok());
+        let formats = self.formats();
+        let of_chain = (self.kind() == "lvm" && formats.contains(&Format::Qcow2)).then_some(Format::Qcow2);
         configured
-            .filter(|format| self.formats().contains(format))
+            .filter(|format| formats.contains(format))
+            .or(of_chain)
             .or_else(|| self.known_kind().map(Kind::default_format))
             .unwrap_or(Format::Raw)
     }

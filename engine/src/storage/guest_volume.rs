@@ -156,9 +156,24 @@ mod tests {
         assert_eq!(clone.template_name(), "base-101-disk-2");
         assert_eq!(parse("vm-100-disk-0.qcow2").unwrap().name, "vm-100-disk-0.qcow2");
         for bad in [
-            "", "data", "vm-100-", "vm-x-disk", "vm--1-disk", "-vm-100-disk-0", "vm-100-a b", "vm-100-a/../b", "vm-100-x/",
-            "/vm-100-x", "vm-1-disk-0", "vm-101-disk-0/vm-102-disk-0", "vm-100-a@s", "vm-100-a;b", "snap_vm-100-disk-0_a",
-            "base-100-a/base-101-b/vm-102-c", "vm-100-disk-0-", "vm-100-\n",
+            "",
+            "data",
+            "vm-100-",
+            "vm-x-disk",
+            "vm--1-disk",
+            "-vm-100-disk-0",
+            "vm-100-a b",
+            "vm-100-a/../b",
+            "vm-100-x/",
+            "/vm-100-x",
+            "vm-1-disk-0",
+            "vm-101-disk-0/vm-102-disk-0",
+            "vm-100-a@s",
+            "vm-100-a;b",
+            "snap_vm-100-disk-0_a",
+            "base-100-a/base-101-b/vm-102-c",
+            "vm-100-disk-0-",
+            "vm-100-\n",
         ] {
             assert!(parse(bad).is_err(), "{bad:?}");
         }

@@ -26,19 +26,19 @@ const fn row(name: &'static str, always_shared: bool, driver: Option<&'static dy
 /// All types of the interface.
 pub static KINDS: [Kind; 14] = [
     row("btrfs", false, None),
-    row("cephfs", true, None),
-    row("cifs", true, None),
+    row("cephfs", true, Some(&super::mounted::CEPHFS)),
+    row("cifs", true, Some(&super::mounted::CIFS)),
     row("dir", false, Some(&DIRECTORY)),
     row("esxi", false, None),
     row("iscsi", true, None),
     row("iscsidirect", true, None),
-    row("lvm", false, None),
-    row("lvmthin", false, None),
-    row("nfs", true, None),
+    row("lvm", false, Some(&super::lvm::thick::Lvm)),
+    row("lvmthin", false, Some(&super::lvm::thin::LvmThin)),
+    row("nfs", true, Some(&super::mounted::NFS)),
     row("pbs", true, None),
-    row("rbd", true, None),
+    row("rbd", true, Some(&super::rbd::Rbd)),
     row("zfs", true, None),
-    row("zfspool", false, None),
+    row("zfspool", false, Some(&super::zfs::pool::ZfsPool)),
 ];
 
 /// What `storage.cfg` may say, type by type.

@@ -6,6 +6,7 @@
 //! A volume id is checked on every way to a path, so that no id can name anything outside its storage.
 
 mod backup;
+pub mod ceph;
 pub mod config;
 pub mod content;
 pub mod convert;
@@ -15,13 +16,18 @@ pub mod download;
 pub mod driver;
 mod edit;
 pub mod feature;
+pub mod guest_volume;
 pub mod handlers;
 pub mod image;
 pub mod import;
 pub mod kind;
 mod lifecycle;
 mod limit;
+pub mod lvm;
+pub mod mounted;
 mod permission;
+pub mod pool;
+pub mod rbd;
 pub mod status;
 pub mod stream;
 #[cfg(test)]
@@ -31,6 +37,7 @@ mod tests_lifecycle;
 pub mod transfer;
 pub mod unfinished;
 pub mod volume;
+pub mod zfs;
 
 pub use config::{Entry, StorageConfig};
 pub use content::Content;

@@ -130,7 +130,8 @@ fn kernel_device(storage: &Storage, image: &str) -> Result<PathBuf> {
 fn librbd_path(storage: &Storage, image: &str) -> Result<String> {
     let connection = ceph::connection(storage)?;
     let mut path = format!("rbd:{}", image_path(storage, image)?);
-    let mut add = |key: &str, value: &str| path += &format!(":{key}={}", value.replace('\\', "\\\\").replace(':', "\\:"));
+    let mut add =
+        |key: &str, value: &str| path += &format!(":{key}={}", value.replace('\\', "\\\\").replace(':', "\\:"));
     if let Some(config) = &connection.config {
         add("conf", config);
     }
@@ -228,9 +229,9 @@ impl Driver for Rbd {
         let rows = answer.as_array().into_iter().flatten().filter(|row| row["snapshot"].is_null()).filter_map(|row| {
             let image = row["image"].as_str()?;
             let vmid = parse(image).ok().filter(|volume| volume.base.is_none())?.vmid;
-            let parent = row["parent"]["image"].as_str().map(|parent| {
-                format!("{parent}@{}", row["parent"]["snapshot"].as_str().unwrap_or_default())
-            });
+            let parent = row["parent"]["image"]
+                .as_str()
+                .map(|parent| format!("{parent}@{}", row["parent"]["snapshot"].as_str().unwrap_or_default()));
             let base = parent.as_deref().and_then(|parent| parent.strip_suffix(&format!("@{BASE_SNAPSHOT}")));
             let base = base.filter(|base| parse(base).is_ok_and(|volume| volume.prefix.is_base()));
             Some(pool::Row {
@@ -371,8 +372,9 @@ impl Driver for Rbd {
         unmap(storage, &parsed.name)?;
         let (from, to) = (image_path(storage, &parsed.name)?, image_path(storage, &base)?);
         run(storage, &["rename", &from, &to], &format!("rbd rename '{}' error", parsed.name))?;
-        let made = run(storage, &["snap", "create", "--snap", BASE_SNAPSHOT, &base], &format!("rbd snapshot '{base}' error"))
-            .and_then(|()| protect(storage, &base, BASE_SNAPSHOT, true));
+        let made =
+            run(storage, &["snap", "create", "--snap", BASE_SNAPSHOT, &base], &format!("rbd snapshot '{base}' error"))
+                .and_then(|()| protect(storage, &base, BASE_SNAPSHOT, true));
         made.map_err(|error| {
             let back = run(storage, &["rename", &to, &from], "rbd rename error").err();
             error.with_cleanup_failures(&back.into_iter().collect::<Vec<_>>())

@@ -74,7 +74,10 @@ fn start(tool: &Tool) -> Result<Child> {
     let input = if tool.input.is_some() { Stdio::piped() } else { Stdio::null() };
     command.args(&tool.arguments).stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped());
     // Numbers and texts are read by us, so they must not be translated.
-    command.env("LC_ALL", "C").envs(tool.environment.iter().map(|(name, value)| (name, value)));
+    command
+        .env("LC_ALL", "C")
+        .env("LVM_SUPPRESS_FD_WARNINGS", "1")
+        .envs(tool.environment.iter().map(|(name, value)| (name, value)));
     if tool.deadline.is_some() {
         command.process_group(0);
     }

@@ -8,7 +8,7 @@
 
 use super::report::LogicalVolume;
 use super::thick::create;
-use super::{device, extend, full_name, group, remove, rename, volumes};
+use super::{device, extend, full_name, group, remove, rename};
 use crate::storage::driver::Storage;
 use crate::storage::guest_volume::{GuestVolume, check_snapshot};
 use crate::storage::image;
@@ -58,7 +58,9 @@ fn snapshot_of<'v>(volume: &'v str, name: &str) -> Option<&'v str> {
 pub(super) fn parts(rows: &[LogicalVolume], name: &str) -> Vec<String> {
     let longer = |row: &LogicalVolume| {
         let of_other = |other: &&LogicalVolume| {
-            other.name.len() > name.len() && other.name.ends_with(".qcow2") && snapshot_of(&row.name, &other.name).is_some()
+            other.name.len() > name.len()
+                && other.name.ends_with(".qcow2")
+                && snapshot_of(&row.name, &other.name).is_some()
         };
         rows.iter().any(|other| of_other(&other))
     };
@@ -243,14 +245,14 @@ fn commit_child(storage: &Storage, doomed: &Member, child: &Member, child_path: 
             child.volume, doomed.volume
         )
     })?;
-    let _lock = storage.lock()?;
+    let lock = storage.lock()?;
     let aside = super::wipe::doomed_name(&child.volume);
     rename(storage, &child.volume, &aside)?;
     rename(storage, &doomed.volume, &child.volume).map_err(|error| {
         let failures: Vec<Error> = rename(storage, &aside, &child.volume).err().into_iter().collect();
         error.with_cleanup_failures(&failures)
     })?;
-    drop(_lock);
+    drop(lock);
     remove_aside(storage, &aside)
 }
 
@@ -294,12 +296,11 @@ pub(super) fn resize(storage: &Storage, name: &str, size: u64) -> Result<()> {
     resize_image(storage, &device(storage, name)?.to_string_lossy(), size)
 }
 
-/// Whether any volume of the list is unused by this module; keeps the types honest.
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::storage::lvm::samples;
     use crate::storage::lvm::report;
+    use crate::storage::lvm::samples;
     use crate::tool::script::Script;
 
     #[test]

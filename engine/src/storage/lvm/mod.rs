@@ -8,6 +8,8 @@ pub mod thick;
 pub mod thin;
 
 mod chain;
+#[cfg(test)]
+mod tests;
 mod wipe;
 
 use super::driver::Storage;
@@ -62,10 +64,7 @@ fn volume(storage: &Storage, name: &str) -> Result<LogicalVolume> {
 /// Removes a logical volume.
 fn remove(storage: &Storage, name: &str) -> Result<()> {
     let full = full_name(storage, name)?;
-    Tool::new("lvremove")
-        .args(["-f", "--", &full])
-        .run(storage.ctx)
-        .context(|| format!("lvremove '{full}' error"))
+    Tool::new("lvremove").args(["-f", "--", &full]).run(storage.ctx).context(|| format!("lvremove '{full}' error"))
 }
 
 /// Renames a logical volume; its group has none of the new name, as LVM checks.

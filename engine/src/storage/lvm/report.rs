@@ -31,7 +31,7 @@ pub struct PhysicalVolume {
 }
 
 /// A logical volume.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct LogicalVolume {
     /// Its group.
     pub group: String,
@@ -141,7 +141,8 @@ fn parse_groups(text: &str) -> Result<BTreeMap<String, VolumeGroup>> {
 
 /// The logical volumes of a group, or of all groups.
 pub fn volumes(ctx: &Context, group: Option<&str>) -> Result<Vec<LogicalVolume>> {
-    let columns = "vg_name,lv_name,lv_size,lv_attr,pool_lv,data_percent,metadata_percent,lv_metadata_size,lv_tags,lv_time";
+    let columns =
+        "vg_name,lv_name,lv_size,lv_attr,pool_lv,data_percent,metadata_percent,lv_metadata_size,lv_tags,lv_time";
     let mut tool = Tool::new("lvs")
         .args(["--reportformat", "json", "--units", "b", "--nosuffix"])
         .args(["--config", "report/time_format=\"%s\"", "--options", columns])

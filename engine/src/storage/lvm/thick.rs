@@ -56,7 +56,8 @@ impl Driver for Lvm {
         }
         // Without the option nobody could read the images that were made with it.
         let storage = Storage { ctx, id: id.to_owned(), entry: entry.clone() };
-        let chained = |row: &LogicalVolume| row.is_thick() && parse(&row.name).is_ok_and(|(_, format)| format == Format::Qcow2);
+        let chained =
+            |row: &LogicalVolume| row.is_thick() && parse(&row.name).is_ok_and(|(_, format)| format == Format::Qcow2);
         if volumes(&storage).is_ok_and(|rows| rows.iter().any(chained)) {
             bail!("{id} - cannot disable 'snapshot-as-volume-chain' while a qcow2 image exists");
         }

@@ -43,7 +43,8 @@ fn parse(name: &str) -> Result<GuestVolume> {
 
 /// The thin pool of a storage.
 fn pool_name<'s>(storage: &'s Storage) -> Result<&'s str> {
-    let name = storage.entry.get("thinpool").ok_or_else(|| Error::new("missing value for required option 'thinpool'"))?;
+    let name =
+        storage.entry.get("thinpool").ok_or_else(|| Error::new("missing value for required option 'thinpool'"))?;
     check_name(name, "thin pool")
 }
 
@@ -269,7 +270,8 @@ impl Driver for LvmThin {
         let base = parsed.template_name();
         rename(storage, name, &base)?;
         let full = full_name(storage, &base)?;
-        let change = |options: &[&str]| Tool::new("lvchange").args(options.to_vec()).args(["--", &full]).run(storage.ctx);
+        let change =
+            |options: &[&str]| Tool::new("lvchange").args(options.to_vec()).args(["--", &full]).run(storage.ctx);
         change(&["-pr", "-ky"]).map_err(|error| {
             let failures: Vec<Error> = rename(storage, &base, name).err().into_iter().collect();
             error.with_cleanup_failures(&failures)

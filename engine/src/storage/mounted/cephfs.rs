@@ -32,7 +32,8 @@ impl Share for CephFs {
     fn is_mounted_as(&self, storage: &Storage, mount: &Mount) -> Result<bool> {
         let directory = subdirectory(storage)?;
         let is_ceph = mount.kind == "ceph" || mount.kind == "fuse.ceph-fuse";
-        let ends_so = mount.source.ends_with(&format!(":{directory}")) || mount.source.ends_with(&format!("={directory}"));
+        let ends_so =
+            mount.source.ends_with(&format!(":{directory}")) || mount.source.ends_with(&format!("={directory}"));
         Ok(is_ceph && (mount.source == "ceph-fuse" || ends_so))
     }
 
@@ -49,7 +50,8 @@ impl Share for CephFs {
         } else {
             ["name", "secretfile", "conf", "fs"]
         };
-        let values = [Some(connection.user.clone()), connection.secret, connection.config, file_system.map(str::to_owned)];
+        let values =
+            [Some(connection.user.clone()), connection.secret, connection.config, file_system.map(str::to_owned)];
         let pairs = words.into_iter().zip(values);
         let mut options: Vec<String> =
             pairs.filter_map(|(word, value)| value.map(|value| format!("{word}={value}"))).collect();

@@ -41,7 +41,11 @@ impl Share for Cifs {
         let share = value("share").ok_or_else(|| Error::new("missing value for required option 'share'"))?;
         let subdirectory = value("subdir").unwrap_or_default();
         let climbs = subdirectory.split('/').any(|part| part == "..");
-        if share.is_empty() || share.contains('/') || climbs || format!("{share}{subdirectory}").contains(char::is_control) {
+        if share.is_empty()
+            || share.contains('/')
+            || climbs
+            || format!("{share}{subdirectory}").contains(char::is_control)
+        {
             bail!("invalid share '{}'", format!("{share}{subdirectory}").escape_debug());
         }
         Ok(format!("//{}/{share}{subdirectory}", source_host(server)?))

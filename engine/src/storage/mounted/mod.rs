@@ -12,8 +12,9 @@ mod server;
 
 pub use server::{check_server_name, source_host};
 
-use super::driver::{Secrets, Storage};
 use super::config::Entry;
+use super::directory::{FileDriver, Mount};
+use super::driver::{Secrets, Storage};
 use crate::tool::Tool;
 use crate::{Context, Result, bail, error::ResultExt, mounts};
 use std::fs;
@@ -52,15 +53,50 @@ pub trait Share: Sync {
     }
 }
 
-/// A new entry without a path gets the usual one.
-pub fn complete_entry(ctx: &Context, id: &str, entry: &mut Entry, create: bool) {
-    if create && entry.get("path").is_none() {
-        entry.set("path", ctx.root.path(&format!("/mnt/pve/{id}")).to_string_lossy());
+/// The driver of type `nfs`.
+pub static NFS: FileDriver<Mounted<nfs::Nfs>> = FileDriver(Mounted(nfs::Nfs));
+
+/// The driver of type `cifs`.
+pub static CIFS: FileDriver<Mounted<cifs::Cifs>> = FileDriver(Mounted(cifs::Cifs));
+
+/// The driver of type `cephfs`.
+pub static CEPHFS: FileDriver<Mounted<cephfs::CephFs>> = FileDriver(Mounted(cephfs::CephFs));
+
+/// A share as the directory that it is mounted on.
+pub struct Mounted<S>(pub S);
+
+impl<S: Share> Mount for Mounted<S> {
+    fn mount(&self, storage: &Storage) -> Result<()> {
+        activate(&self.0, storage)
+    }
+
+    fn unmount(&self, storage: &Storage) -> Result<()> {
+        deactivate(&self.0, storage)
+    }
+
+    fn secret_options(&self) -> &'static [&'static str] {
+        self.0.secret_options()
+    }
+
+    fn check_entry(&self, ctx: &Context, id: &str, entry: &mut Entry, create: bool) -> Result<()> {
+        if create && entry.get("path").is_none() {
+            entry.set("path", ctx.root.path(&format!("/mnt/pve/{id}")).to_string_lossy());
+        }
+        let storage = Storage { ctx, id: id.to_owned(), entry: entry.clone() };
+        self.0.source(&storage).map(drop)
+    }
+
+    fn configure(&self, storage: &mut Storage, secrets: &Secrets, create: bool) -> Result<()> {
+        self.0.keep_secrets(storage, secrets, create)
+    }
+
+    fn unconfigure(&self, storage: &Storage) -> Result<()> {
+        self.0.drop_secrets(storage)
     }
 }
 
 /// Mounts the share unless it is mounted already. Nothing touches the place while the server does not answer.
-pub fn activate(share: &dyn Share, storage: &Storage) -> Result<()> {
+fn activate(share: &dyn Share, storage: &Storage) -> Result<()> {
     if let Err(error) = share.check_connection(storage) {
         bail!("storage '{}' is not online - {error}", storage.id);
     }
@@ -85,20 +121,12 @@ pub fn activate(share: &dyn Share, storage: &Storage) -> Result<()> {
 }
 
 /// Unmounts the share if it is mounted.
-pub fn deactivate(share: &dyn Share, storage: &Storage) -> Result<()> {
+fn deactivate(share: &dyn Share, storage: &Storage) -> Result<()> {
     if !is_mounted(share, storage)? {
         return Ok(());
     }
     let place = storage.entry.path()?.to_string_lossy().into_owned();
     Tool::new("umount").args(["--", &place]).within(MOUNT).run(storage.ctx).context(|| "umount error")
-}
-
-/// Fails unless the share is mounted; for everything that only looks.
-pub fn check_mounted(share: &dyn Share, storage: &Storage) -> Result<()> {
-    if !is_mounted(share, storage)? {
-        bail!("storage '{}' is not mounted at '{}'", storage.id, storage.entry.path()?.display());
-    }
-    Ok(())
 }
 
 /// Whether the share lies at its place. Something else there is an error: its files are none of ours.

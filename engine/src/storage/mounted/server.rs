@@ -11,7 +11,10 @@ const ANSWER: Duration = Duration::from_secs(2);
 /// Refuses what is neither a host name nor an address.
 pub fn check_server_name(server: &str) -> Result<&str> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':' | '%');
-    if server.is_empty() || server.len() > 253 || server.starts_with(['-', '.', ':']) && server.parse::<IpAddr>().is_err() {
+    if server.is_empty()
+        || server.len() > 253
+        || server.starts_with(['-', '.', ':']) && server.parse::<IpAddr>().is_err()
+    {
         bail!("invalid server name '{}'", server.escape_debug());
     }
     if !server.chars().all(allowed) {
@@ -36,10 +39,12 @@ pub fn ping(server: &str, port: u16) -> Result<()> {
     // The resolver of the system knows no deadline, so it is asked aside; a late answer goes nowhere.
     std::thread::spawn(move || {
         let addresses = (server.as_str(), port).to_socket_addrs().map(Iterator::collect::<Vec<SocketAddr>>);
-        drop(sender.send(addresses.map_err(|_| format!("unable to resolve address for server '{server}'")).and_then(|list| {
-            let reached = list.iter().any(|address| TcpStream::connect_timeout(address, ANSWER).is_ok());
-            if reached { Ok(()) } else { Err(format!("server '{server}' does not answer on port {port}")) }
-        })));
+        drop(sender.send(addresses.map_err(|_| format!("unable to resolve address for server '{server}'")).and_then(
+            |list| {
+                let reached = list.iter().any(|address| TcpStream::connect_timeout(address, ANSWER).is_ok());
+                if reached { Ok(()) } else { Err(format!("server '{server}' does not answer on port {port}")) }
+            },
+        )));
     });
     match answer.recv_timeout(ANSWER) {
         Ok(result) => result.map_err(Error::new),

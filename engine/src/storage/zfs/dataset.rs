@@ -3,8 +3,8 @@
 use super::{BASE_SNAPSHOT, ask, check_dataset, parse, pool_name, run};
 use crate::storage::driver::{Space, Storage};
 use crate::storage::guest_volume::{Prefix, check_owner, check_snapshot, next_name};
-use crate::storage::volume::{Format, VolumeInfo};
 use crate::storage::pool::Row;
+use crate::storage::volume::{Format, VolumeInfo};
 use crate::task::abort;
 use crate::{Error, Result, Vmid, bail};
 use std::time::Duration;

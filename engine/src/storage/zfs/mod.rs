@@ -3,10 +3,7 @@
 //! (PVE: pve-storage PVE/Storage/ZFSPoolPlugin.pm, PVE/Storage/ZFSPlugin.pm)
 
 mod dataset;
-pub mod over_iscsi;
 pub mod pool;
-mod remote;
-mod target;
 
 use super::driver::Storage;
 use super::guest_volume::{GuestVolume, Prefix};
@@ -46,11 +43,7 @@ fn parse(name: &str) -> Result<(GuestVolume, Format)> {
 }
 
 /// `zfs` on the machine that has the pool.
-fn zfs(storage: &Storage, arguments: &[&str]) -> Result<Tool> {
-    if storage.entry.kind() == "zfs" {
-        let command: Vec<&str> = std::iter::once("zfs").chain(arguments.iter().copied()).collect();
-        return remote::command(storage, &command);
-    }
+fn zfs(_storage: &Storage, arguments: &[&str]) -> Result<Tool> {
     Ok(Tool::new("zfs").args(arguments.to_vec()))
 }
 
