@@ -89,8 +89,18 @@ fn configuration_follows_the_rules_of_section_files() {
     assert!(base.join("images").is_dir(), "removing the entry removes no data");
     let wrong = admin.post("/storage", &[("storage", "bad"), ("type", "dir"), ("path", "/srv/$(x)")]);
     assert_eq!(wrong.reason, "illegal path for directory storage: /srv/$(x)");
-    let other = admin.post("/storage", &[("storage", "nas"), ("type", "nfs"), ("server", "1.2.3.4"), ("export", "/x")]);
+    let pbs = [("storage", "pbs"), ("type", "pbs"), ("server", "127.0.0.1"), ("datastore", "x")];
+    let other = admin.post("/storage", &pbs);
     assert_eq!(other.status, 501, "{}", other.reason);
+    // Nobody listens there; nothing is written and nothing is mounted.
+    let nfs = [("type", "nfs"), ("server", "127.0.0.1"), ("export", "/x"), ("options", "vers=4,port=9")];
+    let dead = admin.post("/storage", &[&[("storage", "nas")], &nfs[..]].concat());
+    assert!(
+        dead.reason.contains("storage 'nas' is not online - server '127.0.0.1' does not answer"),
+        "{}",
+        dead.reason
+    );
+    assert_eq!(admin.get("/storage/nas").reason, "storage 'nas' does not exist");
 }
 
 #[test]

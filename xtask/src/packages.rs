@@ -21,6 +21,8 @@ const RUN: &[&str] = &[
     "bzip2",
     "gzip",
     "openssl",
+    "lvm2",
+    "gdisk",
 ];
 
 /// To make the small guests of demo and tests, and to run real clients.

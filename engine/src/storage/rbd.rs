@@ -13,7 +13,7 @@ use super::volume::{Format, NewVolume, Volume, VolumeInfo};
 use crate::tool::{QUESTION, Tool};
 use crate::{Context, Error, Result, Vmid, bail, error::ResultExt};
 use serde_json::Value;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 const RAW: &[Format] = &[Format::Raw];
 
@@ -423,9 +423,4 @@ impl Driver for Rbd {
         )?;
         Ok(parsed.base.map_or_else(|| target.clone(), |base| format!("{base}/{target}")))
     }
-}
-
-/// Whether a place is one of librbd's, which only QEMU's tools can open.
-pub fn is_librbd(path: &Path) -> bool {
-    path.as_os_str().as_encoded_bytes().starts_with(b"rbd:")
 }
