@@ -56,6 +56,8 @@ const AREAS: &[&[Binding]] = &[
     storage::handlers::METHODS,
     lxc::handlers::METHODS,
     console::handlers::METHODS,
+    lxc::handlers::copies::METHODS,
+    lxc::handlers::snapshots::METHODS,
 ];
 
 /// All bindings, area by area.

@@ -3,8 +3,9 @@
 
 use super::idmap::IdMap;
 use super::volume::MountPoint;
-use crate::storage::{self, Format, NewVolume, VolumeId, VolumeKind};
-use crate::{Context, Error, Result, Vmid, command, error::ResultExt};
+use super::{monitor, mount};
+use crate::storage::{self, Copy, Format, NewVolume, VolumeId, VolumeKind};
+use crate::{Context, Error, Result, Task, Vmid, command, error::ResultExt};
 
 const GIB: f64 = 1024.0 * 1024.0 * 1024.0;
 
@@ -21,7 +22,7 @@ pub fn allocate(
     storage::check_content(ctx, storage, "rootdir")?;
     // Whole KiB, as PVE rounds.
     let size = (gib * GIB) as u64 / 1024 * 1024;
-    let format = if size == 0 { Format::Subvol } else { Format::Raw };
+    let format = format_on(ctx, storage, size)?;
     let new = NewVolume { vmid, format: Some(format), name: None, size, kind: VolumeKind::ContainerRoot };
     let id = storage::allocate(ctx, storage, &new)?;
     let prepared = prepare(ctx, &id, format, map, log);
@@ -33,8 +34,60 @@ pub fn allocate(
     Ok(Some(id))
 }
 
+/// The format of a new volume: a directory without a size, an image with one, unless the storage has directories with
+/// sizes only (ZFS), or its administrator wants them (BTRFS with quotas). (PVE: LXC.pm, alloc_disk)
+fn format_on(ctx: &Context, storage: &str, size: u64) -> Result<Format> {
+    let entry = storage::find(ctx, storage)?.entry;
+    let formats = entry.formats();
+    let wanted = if size == 0 || entry.flag("quotas") == Some(true) { Format::Subvol } else { Format::Raw };
+    if formats.contains(&wanted) {
+        return Ok(wanted);
+    }
+    if size > 0 && formats.contains(&Format::Subvol) { Ok(Format::Subvol) } else { Ok(Format::Raw) }
+}
+
+/// Copies a volume for a container, to any storage that can hold one. Where the storage has no volumes of the same
+/// format, the files are copied into a new one.
+pub fn copy(
+    task: &Task,
+    point: &MountPoint,
+    snapshot: Option<&str>,
+    storage: &str,
+    vmid: Vmid,
+    map: &IdMap,
+    limit: Option<u64>,
+) -> Result<VolumeId> {
+    let ctx = task.ctx;
+    let source: VolumeId = point.volume().parse().map_err(Error::new)?;
+    let info = storage::info(ctx, &source)?;
+    if storage::find(ctx, storage)?.entry.formats().contains(&info.format) {
+        let kind = VolumeKind::ContainerRoot;
+        let format = Some(info.format);
+        let wanted = Copy { source: &source, snapshot, storage, vmid, format, kind, limit };
+        return storage::copy(ctx, &wanted, &mut |line| task.log(line));
+    }
+    let size = point.size().unwrap_or(info.size);
+    if info.format == Format::Subvol && size == 0 {
+        return Err(Error::new(format!(
+            "volume '{source}' has no size, so it cannot be copied to storage '{storage}'"
+        )));
+    }
+    let mut new = point.clone();
+    new.set_volume(format!("{storage}:{}", size as f64 / GIB), None);
+    let made = allocate(ctx, vmid, &mut new, map, &|line| task.log(line))?;
+    let made = made.ok_or_else(|| Error::new(format!("unable to allocate a copy of '{source}'")))?;
+    let copied = mount::in_own_namespace(|| {
+        let directory = monitor::directory(ctx, vmid);
+        let (from, to) = (directory.join("stage"), directory.join("rootfs"));
+        mount::mount_at(ctx, point, snapshot, &from, true)?;
+        mount::mount_at(ctx, &new, None, &to, false)?;
+        storage::copy::tree(&from, &to, limit)
+    });
+    copied.map(|()| made.clone()).map_err(|error| error.with_cleanup_failures(&free_all(ctx, &[made])))
+}
+
 fn prepare(ctx: &Context, id: &VolumeId, format: Format, map: &IdMap, log: &dyn Fn(&str)) -> Result<()> {
-    let path = storage::path(ctx, id)?;
+    let path = storage::activate_volume(ctx, id, None)?;
     let (user, group) = (map.user(0)?, map.group(0)?);
     if format == Format::Subvol {
         return std::os::unix::fs::chown(&path, Some(user), Some(group)).context(|| path.display().to_string());

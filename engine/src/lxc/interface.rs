@@ -79,6 +79,12 @@ impl Interface {
         self.get(name).filter(|value| !matches!(*value, "dhcp" | "manual" | "auto"))
     }
 
+    /// Gives the device a hardware address of its own, as a clone needs.
+    pub fn renew_address(&mut self, ctx: &Context) -> Result<()> {
+        self.values.insert("hwaddr".into(), Value::String(random_address(ctx)?));
+        Ok(())
+    }
+
     /// Completes what the user left out: the type and a hardware address of our own.
     pub fn complete(&mut self, ctx: &Context) -> Result<()> {
         self.values.entry("type").or_insert_with(|| Value::String("veth".into()));

@@ -19,6 +19,10 @@ pub trait Runtime {
     fn kill(&self, vmid: Vmid) -> Result<()>;
     /// Asks the container's init to shut down and waits; false when it still runs after that.
     fn shutdown(&self, vmid: Vmid, patience: Duration) -> Result<bool>;
+    /// Stops all processes of a container where they are.
+    fn freeze(&self, vmid: Vmid) -> Result<()>;
+    /// Lets a frozen container go on.
+    fn thaw(&self, vmid: Vmid) -> Result<()>;
     /// Starts a program in a running container, on the caller's standard streams, and gives its process number.
     fn attach(&self, vmid: Vmid, attach: &Attach) -> Result<i32>;
     /// Joins the caller's terminal with one of the container's until the user leaves.
@@ -132,6 +136,16 @@ impl Runtime for Liblxc {
         let handle = self.open(vmid)?;
         let seconds = c_int::try_from(patience.as_secs()).unwrap_or(c_int::MAX);
         Ok(call!(handle, shutdown, seconds))
+    }
+
+    fn freeze(&self, vmid: Vmid) -> Result<()> {
+        let handle = self.open(vmid)?;
+        if call!(handle, freeze) { Ok(()) } else { Err(Error::new(format!("unable to freeze CT {vmid}"))) }
+    }
+
+    fn thaw(&self, vmid: Vmid) -> Result<()> {
+        let handle = self.open(vmid)?;
+        if call!(handle, unfreeze) { Ok(()) } else { Err(Error::new(format!("unable to thaw CT {vmid}"))) }
     }
 
     fn attach(&self, vmid: Vmid, attach: &Attach) -> Result<i32> {

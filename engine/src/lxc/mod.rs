@@ -11,11 +11,13 @@
 //! mounts live in the monitor's mount namespace and end with it (see [`mount`]).
 
 pub mod cgroup;
+mod clone;
 pub mod create;
 pub mod destroy;
 mod disk;
 pub mod exec;
 pub mod facts;
+mod freeze;
 pub mod handlers;
 mod hook;
 pub mod idmap;
@@ -27,9 +29,11 @@ pub mod mount;
 pub mod permission;
 pub mod plan;
 mod reconcile;
+mod relocate;
 pub mod resize;
 pub mod rootfs;
 pub mod setup;
+mod snapshot;
 pub mod start;
 pub mod status;
 pub mod stop;

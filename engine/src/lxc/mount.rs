@@ -103,25 +103,36 @@ pub fn mount_all(ctx: &Context, vmid: Vmid, mounts: &[MountPoint], map: &IdMap, 
     Ok(Mounted { path, root })
 }
 
-/// Mounts one volume, directory or device at the stage and takes it off again as a detached tree.
-fn stage_volume(ctx: &Context, point: &MountPoint, stage: &Path, read_only: bool) -> Result<OwnedFd> {
+/// Mounts one volume, or a snapshot of it, directory or device at a place of ours in this namespace.
+pub fn mount_at(
+    ctx: &Context,
+    point: &MountPoint,
+    snapshot: Option<&str>,
+    place: &Path,
+    read_only: bool,
+) -> Result<()> {
+    fs::create_dir_all(place).context(|| format!("unable to create '{}'", place.display()))?;
     match point.source() {
-        Source::Bind => bind(Path::new(point.volume()), stage, read_only)?,
-        Source::Device => mount_device(Path::new(point.volume()), stage, point, read_only, false)?,
+        Source::Bind => bind(Path::new(point.volume()), place, read_only),
+        Source::Device => mount_device(Path::new(point.volume()), place, point, read_only, false),
         Source::Volume => {
             let id: VolumeId = point.volume().parse().map_err(Error::new)?;
-            let path = storage::path(ctx, &id)?;
+            let path = storage::activate_volume(ctx, &id, snapshot)?;
             if path.is_dir() {
-                bind(&path, stage, read_only)?;
-            } else {
-                let metadata = fs::metadata(&path).map_err(|error| match error.kind() {
-                    std::io::ErrorKind::NotFound => Error::new(format!("volume '{id}' does not exist")),
-                    _ => Error::from(error).context(path.display()),
-                })?;
-                mount_device(&path, stage, point, read_only, metadata.is_file())?;
+                return bind(&path, place, read_only);
             }
+            let metadata = fs::metadata(&path).map_err(|error| match error.kind() {
+                std::io::ErrorKind::NotFound => Error::new(format!("volume '{id}' does not exist")),
+                _ => Error::from(error).context(path.display()),
+            })?;
+            mount_device(&path, place, point, read_only, metadata.is_file())
         }
     }
+}
+
+/// Mounts at the stage and takes the mount off again as a detached tree.
+fn stage_volume(ctx: &Context, point: &MountPoint, stage: &Path, read_only: bool) -> Result<OwnedFd> {
+    mount_at(ctx, point, None, stage, read_only)?;
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
     let tree = open_tree(CWD, stage, flags).context(|| "unable to take a mount off its stage");
     // Binding may have brought mounts below the directory along.

@@ -257,7 +257,8 @@ fn keep_as_unused(config: &mut GuestConfig, key: &str, old: Option<String>) -> R
     Ok(())
 }
 
-fn is_in_use(config: &GuestConfig, volume: &str) -> bool {
+/// Whether a volume is mounted by any part of a configuration.
+pub fn is_in_use(config: &GuestConfig, volume: &str) -> bool {
     let parts = [&config.current, &config.pending.part].into_iter().chain(config.snapshots.values());
     let mut mounts = parts.flat_map(|part| volume::mounts(part).unwrap_or_default());
     mounts.any(|mount| mount.volume() == volume)

@@ -61,6 +61,11 @@ pub fn copy(ctx: &Context, wanted: &Copy, progress: &mut dyn FnMut(&str)) -> Res
     result.map(|name| to.volume(name))
 }
 
+/// Copies all files of a directory into an empty one, with owners, attributes and holes. `limit`: KiB per second.
+pub fn tree(source: &Path, target: &Path, limit: Option<u64>) -> Result<()> {
+    pipe::tree(source, target, &mut Pace::new(limit.map(|kib| kib.saturating_mul(1024))))
+}
+
 /// The wanted format, or the source's, or the target's default.
 fn target_format(to: &Storage, source: Format, wanted: Option<Format>) -> Result<Format> {
     let possible = to.entry.formats();

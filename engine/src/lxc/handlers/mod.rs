@@ -1,24 +1,26 @@
 //! `/nodes/{node}/lxc`: the methods of containers.
 //!
-//! Suspending (PVE freezes to disk by CRIU), templates, clones, snapshots, migration and the restore of backups are not
-//! built yet.
+//! Migration, replication and the firewall are not built yet.
 
-use super::create::{self, NewContainer};
-use super::destroy::{self, Destroy};
-use super::liblxc::Liblxc;
-use super::permission::{self, Target};
-use super::setup::NewAccount;
-use super::start::{self, Start};
-use super::stop::{self, Stop};
-use super::update::{self, Change};
-use super::volume::{self, Source};
-use super::{cgroup, monitor, resize, status, view};
+pub mod copies;
+pub mod snapshots;
+
 use crate::call::config_text;
 use crate::config::guest::GuestKind;
+use crate::lxc::create::{self, NewContainer};
+use crate::lxc::destroy::{self, Destroy};
+use crate::lxc::liblxc::Liblxc;
+use crate::lxc::permission::{self, Target};
+use crate::lxc::setup::NewAccount;
+use crate::lxc::start::{self, Start};
+use crate::lxc::stop::{self, Stop};
+use crate::lxc::update::{self, Change};
+use crate::lxc::volume::{self, Source};
+use crate::lxc::{cgroup, freeze, monitor, resize, status, view};
 use crate::registry::{Binding, delete, get, post, put};
 use crate::storage::{self, VolumeId};
 use crate::{Call, Error, Reply, Result, Vmid, access, bail, guest, lock};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -29,7 +31,6 @@ pub const METHODS: &[Binding] = &[
     get("/nodes/{node}/lxc/{vmid}/config", get_config),
     put("/nodes/{node}/lxc/{vmid}/config", put_config),
     get("/nodes/{node}/lxc/{vmid}/pending", get_pending),
-    get("/nodes/{node}/lxc/{vmid}/feature", get_feature),
     get("/nodes/{node}/lxc/{vmid}/interfaces", get_interfaces),
     put("/nodes/{node}/lxc/{vmid}/resize", resize_volume),
     get("/nodes/{node}/lxc/{vmid}/status/current", get_status),
@@ -37,6 +38,8 @@ pub const METHODS: &[Binding] = &[
     post("/nodes/{node}/lxc/{vmid}/status/stop", stop_container),
     post("/nodes/{node}/lxc/{vmid}/status/shutdown", shut_container_down),
     post("/nodes/{node}/lxc/{vmid}/status/reboot", reboot_container),
+    post("/nodes/{node}/lxc/{vmid}/status/suspend", suspend_container),
+    post("/nodes/{node}/lxc/{vmid}/status/resume", resume_container),
 ];
 
 /// Parameters of the creation that are no options of the container.
@@ -210,12 +213,6 @@ fn put_config(call: &Call) -> Result<Reply> {
     Ok(Reply::null())
 }
 
-/// Which operations the volumes allow. Snapshots and clones are not built yet. (PVE: LXC/Config.pm, has_feature)
-fn get_feature(call: &Call) -> Result<Reply> {
-    guest::load(call.ctx, GuestKind::Lxc, vmid(call)?)?;
-    Ok(json!({"hasFeature": 0}).into())
-}
-
 fn get_interfaces(call: &Call) -> Result<Reply> {
     let vmid = vmid(call)?;
     guest::load(call.ctx, GuestKind::Lxc, vmid)?;
@@ -317,5 +314,32 @@ fn reboot_container(call: &Call) -> Result<Reply> {
         }
         stop::stop(task, &runtime, vmid, Stop::Shutdown { patience, then_kill: true })?;
         start::start(task, &runtime, vmid, Start::default())
+    })
+}
+
+/// PVE writes the processes to disk (CRIU, experimental); here they stay in memory, which works with every kernel.
+fn suspend_container(call: &Call) -> Result<Reply> {
+    let (ctx, vmid) = (call.ctx, vmid(call)?);
+    guest::check_lock(&guest::load(ctx, GuestKind::Lxc, vmid)?)?;
+    if !is_running(call, vmid) {
+        bail!("CT {vmid} not running");
+    }
+    let runtime = runtime(call);
+    call.task("vzsuspend", vmid, |task| {
+        let _lock = task.lock(&lock::guest(vmid))?;
+        freeze::suspend(ctx, &runtime, vmid)
+    })
+}
+
+fn resume_container(call: &Call) -> Result<Reply> {
+    let (ctx, vmid) = (call.ctx, vmid(call)?);
+    guest::load(ctx, GuestKind::Lxc, vmid)?;
+    if !is_running(call, vmid) {
+        bail!("CT {vmid} not running");
+    }
+    let runtime = runtime(call);
+    call.task("vzresume", vmid, |task| {
+        let _lock = task.lock(&lock::guest(vmid))?;
+        freeze::resume(ctx, &runtime, vmid)
     })
 }
