@@ -5,7 +5,8 @@
 
 use crate::call::Handler;
 use crate::{
-    Call, Context, Error, Params, Reply, Request, Result, access, cluster, console, lxc, node, qemu, storage, task,
+    Call, Context, Error, Params, Reply, Request, Result, access, cluster, console, hardware, lxc, mapping, node, qemu,
+    storage, task,
 };
 use contract::{Method, Verb};
 use serde_json::{Map, Value};
@@ -48,6 +49,8 @@ const AREAS: &[&[Binding]] = &[
     // Directories come first, so that an area may answer one of its own.
     node::handlers::DIRECTORIES,
     node::handlers::METHODS,
+    hardware::METHODS,
+    mapping::METHODS,
     qemu::handlers::METHODS,
     qemu::handlers::agent::METHODS,
     cluster::handlers::METHODS,

@@ -1,12 +1,12 @@
 //! `/nodes/{node}/capabilities/qemu`: what virtual machines can have here.
 //!
-//! PVE's lists, cut down to what the installed QEMU knows: a choice that could not be started is not offered. Models of
-//! the administrator's own making (`custom-…`) cannot be started yet and are therefore missing, too.
+//! PVE's lists, cut down to what the installed QEMU knows: a choice that could not be started is not offered.
 //! (PVE: qemu-server API2/Qemu/{CPU,CPUFlags,Machine}.pm, API2/NodeCapabilities/Qemu/Migration.pm)
 
 use super::command_line::{BUILT_IN_MODELS, cpu_vendor};
 use super::config::{MachineVersion, highest_pve_revision};
-use crate::{Call, Context, Error, Reply, Result, error::ResultExt};
+use super::cpu_models;
+use crate::{Call, Context, Error, Reply, Result, access, error::ResultExt};
 use serde_json::{Value, json};
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
@@ -95,7 +95,17 @@ pub fn models(call: &Call) -> Result<Reply> {
         return Ok(Reply::from(json!([])));
     }
     let help = call.ctx.host.qemu_help(&call.ctx.root, "cpu")?;
-    Ok(Reply::from(Value::Array(model_rows(&help))))
+    let mut rows = model_rows(&help);
+    for (name, values) in cpu_models::values(call.ctx)? {
+        let reported = values.get("reported-model").map_or("kvm64", String::as_str);
+        let may_see = access::has_any(call.ctx, &format!("/mapping/cpu/{name}"), &cpu_models::VISIBLE)
+            || access::has(call.ctx, "/nodes", &["Sys.Audit"]);
+        if may_see {
+            let vendor = cpu_vendor(reported).unwrap_or("default");
+            rows.push(json!({"name": format!("custom-{name}"), "custom": 1, "vendor": vendor}));
+        }
+    }
+    Ok(Reply::from(Value::Array(rows)))
 }
 
 /// PVE's models that `-cpu help` lists, and those that PVE puts together itself.
@@ -123,6 +133,40 @@ pub fn flags(call: &Call) -> Result<Reply> {
     let kvm = call.text("accel").as_deref() != Some("tcg");
     let supported = supported_flags(call.ctx, kvm)?;
     Ok(Reply::from(Value::Array(flag_rows(&call.ctx.node, &supported))))
+}
+
+/// `GET /cluster/qemu/cpu-flags`: all flags that QEMU understands, for models of the administrator's own making.
+pub fn all_flags(call: &Call) -> Result<Reply> {
+    if architecture(call)? != ARCHITECTURE {
+        return Ok(Reply::from(json!([])));
+    }
+    let kvm = call.text("accel").as_deref() != Some("tcg");
+    let supported = supported_flags(call.ctx, kvm)?;
+    let help = call.ctx.host.qemu_help(&call.ctx.root, "cpu")?;
+    Ok(Reply::from(Value::Array(understood_rows(&call.ctx.node, &help, &supported))))
+}
+
+/// The flags below the heading of `-cpu help`, in the order of [`flag_rows`].
+fn understood_rows(node: &str, help: &str, supported: &BTreeSet<String>) -> Vec<Value> {
+    let listed = help.lines().skip_while(|line| !line.starts_with("Recognized CPUID flags")).skip(1);
+    let mut names: BTreeSet<&str> = listed.flat_map(str::split_ascii_whitespace).collect();
+    names.insert("nested-virt");
+    let is_supported = |name: &str| match name {
+        "nested-virt" => supported.contains("svm") || supported.contains("vmx"),
+        name => supported.contains(name),
+    };
+    let mut names: Vec<&str> = names.into_iter().collect();
+    names.sort_by_key(|name| (*name != "nested-virt", !is_supported(name), *name));
+    let row = |name: &str| {
+        let nodes = if is_supported(name) { vec![node] } else { Vec::new() };
+        let mut row = json!({"name": name, "supported-on": nodes});
+        let text = FLAGS.iter().find(|(known, _)| *known == name).map(|(_, text)| *text);
+        if let Some(text) = text.or_else(|| ["svm", "vmx"].contains(&name).then_some("Better use 'nested-virt'.")) {
+            row["description"] = text.into();
+        }
+        row
+    };
+    names.into_iter().map(row).collect()
 }
 
 /// `nested-virt` first, then what the node supports, then the rest.
@@ -223,6 +267,15 @@ mod tests {
         assert_eq!((vendor("host"), vendor("x86-64-v3")), (Some(json!("default")), Some(json!("default"))));
         assert_eq!((vendor("EPYC-Turin"), vendor("n270"), vendor("cortex-a53")), (None, None, None));
         assert_eq!(rows.iter().filter(|row| row["abstract"] == 1).count(), 4);
+    }
+
+    #[test]
+    fn all_understood_flags_are_listed() {
+        let help = "Available CPUs:\nx86 n270\n\nRecognized CPUID flags:\n  aes avx\n  svm vmx\n";
+        let rows = understood_rows("pve1", help, &["svm", "avx"].map(str::to_owned).into());
+        let names: Vec<&str> = rows.iter().filter_map(|row| row["name"].as_str()).collect();
+        assert_eq!(names, ["nested-virt", "avx", "svm", "aes", "vmx"]);
+        assert_eq!(rows[0]["supported-on"], json!(["pve1"]));
     }
 
     #[test]

@@ -8,11 +8,12 @@
 //! QEMU has them and runs, or they are gone.
 
 use super::command_line::{self, Options, Paths, Plan, StoredVolumes, local};
-use super::config::Vm;
-use super::{files, pending, qmp::Monitor, scope, status, stop};
+use super::config::{self, Vm};
+use super::{files, pending, qmp::Monitor, scope, status, stop, surroundings};
 use crate::config::guest::{GuestConfig, GuestKind};
 use crate::{Context, Error, Result, Task, Vmid, error::ResultExt, guest, lock, network, task::abort};
 use serde_json::json;
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::process::CommandExt;
@@ -30,6 +31,8 @@ pub struct Start {
     pub machine: Option<String>,
     /// A processor instead of the configured one.
     pub cpu: Option<String>,
+    /// MTUs by card that the guest knows already; 0 means that it was told none.
+    pub mtus: BTreeMap<String, u64>,
 }
 
 /// Starts a VM; waits for others that work on it.
@@ -88,14 +91,35 @@ pub fn show(ctx: &Context, vmid: Vmid, config: &GuestConfig, snapshot: Option<&s
     let how = Start {
         machine: vm.text("runningmachine").map(str::to_owned),
         cpu: vm.text("runningcpu").map(str::to_owned),
+        mtus: known_mtus(vm.text("running-nets-host-mtu").unwrap_or_default()),
         ..Start::default()
     };
     plan(ctx, &vm, &how)
 }
 
+/// `net0=1500,net1=9000`, as snapshots keep it.
+pub fn known_mtus(text: &str) -> BTreeMap<String, u64> {
+    let pairs = crate::types::split_list(text);
+    let pair = |pair: &String| {
+        let (card, mtu) = pair.split_once('=')?;
+        Some((card.to_owned(), mtu.parse().ok()?))
+    };
+    pairs.iter().filter_map(pair).collect()
+}
+
 fn plan(ctx: &Context, vm: &Vm, how: &Start) -> Result<Plan> {
-    let options = Options { paths: Paths::of(&ctx.root), machine: how.machine.clone(), cpu: how.cpu.clone() };
-    command_line::plan(*vm, &ctx.host, &StoredVolumes { ctx }, &options)
+    let options = Options {
+        paths: Paths::of(&ctx.root),
+        machine: how.machine.clone(),
+        cpu: how.cpu.clone(),
+        mtus: how.mtus.clone(),
+    };
+    let (readable, warnings) = config::readable(vm);
+    let vm = Vm::new(vm.vmid, &readable);
+    let around = surroundings::read(ctx, &vm)?;
+    let mut plan = command_line::plan(vm, &ctx.host, &StoredVolumes { ctx }, &around, &options)?;
+    plan.warnings.splice(0..0, warnings);
+    Ok(plan)
 }
 
 /// Every volume must be there before anything is made for the start.

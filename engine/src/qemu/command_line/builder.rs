@@ -2,49 +2,25 @@
 //!
 //! PVE prints options in two runs: first those of the machine, then the devices; each part adds to the run it belongs to.
 
-use super::{Plan, Volumes};
+use super::{Options, Plan, Preparations, Surroundings, Volumes};
 use crate::host::Host;
 use crate::qemu::config::{Machine, MachineVersion, Vm, device_indices, highest_pve_revision};
 use crate::{Error, Result};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Where the files of running VMs lie, as they stand in the command line.
-#[derive(Debug, Clone)]
-pub struct Paths {
-    /// The directory of sockets and pid files.
-    pub run: String,
-    /// The socket that events are sent to.
-    pub events: String,
-}
-
-impl Paths {
-    /// The paths of a node. PVE writes `/var/run`, which is `/run`.
-    pub fn of(root: &crate::Root) -> Self {
-        Paths {
-            run: root.path("/var/run/qemu-server").to_string_lossy().into_owned(),
-            events: root.path("/var/run/qmeventd.sock").to_string_lossy().into_owned(),
-        }
-    }
-}
-
-/// What a caller may force.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// Where sockets lie.
-    pub paths: Paths,
-    /// Instead of the configured machine type.
-    pub machine: Option<String>,
-    /// Instead of the configured processor.
-    pub cpu: Option<String>,
-}
-
 /// A command line in the making.
 pub(super) struct Builder<'a> {
     pub vm: Vm<'a>,
     pub host: &'a Host,
     pub volumes: &'a dyn Volumes,
+    /// What else is there: mappings, devices of the host, CPU models.
+    pub around: &'a Surroundings,
     pub options: &'a Options,
+    /// The processor architecture of the guest.
+    pub arch: String,
+    /// Whether the host has that architecture.
+    pub is_native: bool,
     /// The option `machine`.
     pub machine: Machine,
     /// The type with PVE's revision, as `pc+pve0`.
@@ -63,38 +39,64 @@ pub(super) struct Builder<'a> {
     pub rtc_flags: Vec<String>,
     /// PCI bridges that some device is behind.
     pub bridges: BTreeSet<u8>,
+    /// A graphics card of the host takes the place of the first one.
+    pub has_legacy_graphics: bool,
+    /// Cards get the boot code of QEMU before 2.4.
+    pub has_old_boot_code: bool,
     pub warnings: Vec<String>,
+    pub preparations: Preparations,
+    /// What follows the machine option.
+    pub last: Vec<String>,
     /// The lowest revision of PVE that has all features used.
     required_revision: u32,
 }
 
 impl<'a> Builder<'a> {
-    pub fn new(vm: Vm<'a>, host: &'a Host, volumes: &'a dyn Volumes, options: &'a Options) -> Result<Self> {
+    pub fn new(
+        vm: Vm<'a>,
+        host: &'a Host,
+        volumes: &'a dyn Volumes,
+        around: &'a Surroundings,
+        options: &'a Options,
+    ) -> Result<Self> {
         let machine = Machine::parse(vm.text("machine"))?;
-        let machine_type = machine_type(&vm, &machine, host, options)?;
+        let native = host.architecture();
+        let arch = vm.text("arch").map_or_else(|| native.clone(), str::to_owned);
+        if !matches!(arch.as_str(), "x86_64" | "aarch64") {
+            crate::bail!("unsupported architecture '{arch}'");
+        }
+        let is_native = arch == native;
+        let mut machine_type = machine_type(&vm, &arch, &machine, host, options)?;
         let qemu = host.qemu_version()?;
         let newest =
             MachineVersion { major: qemu.major, minor: qemu.minor, pve: highest_pve_revision(qemu.major, qemu.minor) };
         let version = MachineVersion::of_type(&machine_type).unwrap_or(newest);
-        if !qemu.at_least(version.major, version.minor) {
-            crate::bail!(
-                "Installed QEMU version '{qemu}' is too old to run machine type '{machine_type}', please upgrade \
-                 node '{}'",
-                host.node_name()
-            );
+        let mut warnings = Vec::new();
+        if qemu.micro >= 90 {
+            warnings.push(format!("Installed QEMU version ({qemu}) is a release candidate, ignoring version checks"));
+        } else {
+            check_version(&machine_type, version, host)?;
         }
-        let kvm = vm.flag("kvm").unwrap_or(true);
+        let kvm = vm.flag("kvm").unwrap_or(is_native);
         if kvm && !host.has_kvm() {
             crate::bail!(
                 "KVM virtualisation configured, but not available. Either disable in VM configuration or enable in BIOS."
             );
+        }
+        let mut has_old_boot_code = !version.at_least(2, 4, 0);
+        if let Some(base) = machine_type.strip_suffix(".pxe") {
+            machine_type = base.to_owned();
+            has_old_boot_code = true;
         }
         let boot = device_indices(&vm)?;
         Ok(Builder {
             vm,
             host,
             volumes,
+            around,
             options,
+            arch,
+            is_native,
             machine,
             machine_type,
             version,
@@ -105,7 +107,11 @@ impl<'a> Builder<'a> {
             machine_flags: Vec::new(),
             rtc_flags: Vec::new(),
             bridges: BTreeSet::new(),
-            warnings: Vec::new(),
+            has_legacy_graphics: false,
+            has_old_boot_code,
+            warnings,
+            preparations: Preparations::default(),
+            last: Vec::new(),
             required_revision: 0,
         })
     }
@@ -149,11 +155,23 @@ impl<'a> Builder<'a> {
 
     /// The machine type with the lowest revision that will do.
     pub fn final_machine_type(&self) -> String {
-        let base = match self.machine_type.rfind("+pve") {
-            Some(end) if !self.machine_type.ends_with(".pxe") => &self.machine_type[..end],
-            _ => &self.machine_type,
-        };
+        let base = self.machine_type.rsplit_once("+pve").map_or(self.machine_type.as_str(), |(base, _)| base);
         format!("{base}+pve{}", self.required_revision)
+    }
+
+    /// Whether the guest has ARM processors.
+    pub fn is_arm(&self) -> bool {
+        self.arch == "aarch64"
+    }
+
+    /// Whether the machine is one of ARM's, without the devices of a PC.
+    pub fn is_virt(&self) -> bool {
+        self.machine_type.starts_with("virt")
+    }
+
+    /// Whether the firmware is UEFI.
+    pub fn is_uefi(&self) -> bool {
+        self.vm.text("bios") == Some("ovmf")
     }
 
     /// Whether the Q35 chipset is used.
@@ -174,14 +192,36 @@ impl<'a> Builder<'a> {
             command.extend(["-rtc".to_owned(), self.rtc_flags.join(",")]);
         }
         command.extend(["-machine".to_owned(), self.machine_flags.join(",")]);
+        command.extend(self.last);
         command.extend(split_words(self.vm.text("args").unwrap_or_default()));
-        Plan { command, warnings: self.warnings }
+        Plan { command, warnings: self.warnings, preparations: self.preparations }
     }
 }
 
+fn check_version(machine_type: &str, version: MachineVersion, host: &Host) -> Result<()> {
+    let qemu = host.qemu_version()?;
+    let node = host.node_name();
+    if !qemu.at_least(version.major, version.minor) {
+        crate::bail!(
+            "Installed QEMU version '{qemu}' is too old to run machine type '{machine_type}', please upgrade node \
+             '{node}'"
+        );
+    }
+    let (major, minor) = (version.major, version.minor);
+    let highest = highest_pve_revision(major, minor);
+    if version.pve > highest {
+        crate::bail!(
+            "Installed qemu-server (max feature level for {major}.{minor} is pve{highest}) is too old to run machine \
+             type '{machine_type}', please upgrade node '{node}'"
+        );
+    }
+    Ok(())
+}
+
 /// The machine type with a revision. (PVE: Machine.pm, get_vm_machine)
-fn machine_type(vm: &Vm, machine: &Machine, host: &Host, options: &Options) -> Result<String> {
-    let configured = options.machine.clone().or_else(|| machine.configured_type()).unwrap_or_else(|| "pc".into());
+fn machine_type(vm: &Vm, arch: &str, machine: &Machine, host: &Host, options: &Options) -> Result<String> {
+    let default = || if arch == "aarch64" { "virt" } else { "pc" }.to_owned();
+    let configured = options.machine.clone().or_else(|| machine.configured_type()).unwrap_or_else(default);
     let qemu = host.qemu_version()?;
     let revision = highest_pve_revision(qemu.major, qemu.minor);
     let mut name = configured.clone();
@@ -211,6 +251,7 @@ fn windows_machine(vm: &Vm, base: &str, qemu: &crate::host::QemuVersion) -> Resu
 fn pinned_machine(base: &str, version: &str) -> String {
     match base {
         "pc" => format!("pc-i440fx-{version}"),
+        "virt" => format!("virt-{version}"),
         other => format!("pc-{other}-{version}"),
     }
 }

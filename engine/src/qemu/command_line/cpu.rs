@@ -1,6 +1,8 @@
 //! Processors: how many, which model, which flags. (PVE: qemu-server CPUConfig.pm)
 
 use super::builder::{Builder, fail};
+use super::custom_cpu::CustomModel;
+use super::hostpci::Passed;
 use crate::Result;
 use crate::qemu::config::Properties;
 use std::collections::BTreeMap;
@@ -38,7 +40,10 @@ pub(super) fn topology(builder: &mut Builder) -> Result<()> {
     let first = if can_grow { 1 } else { vcpus };
     builder.option("-smp", format!("{first},sockets={sockets},cores={cores},maxcpus={most}"));
     if can_grow {
-        let model = basic_model(&configured(builder)?, builder.kvm).0;
+        if vcpus > 1 && builder.is_arm() {
+            return fail("Hotplug of non x86_64 CPU not yet supported");
+        }
+        let model = Model::configured(builder)?.name;
         for number in 2..=vcpus {
             let core = (number - 1) % cores;
             let socket = (number - 1 - core) / cores;
@@ -49,22 +54,77 @@ pub(super) fn topology(builder: &mut Builder) -> Result<()> {
     Ok(())
 }
 
-fn configured(builder: &Builder) -> Result<Properties> {
-    let cpu = builder.vm.properties("pve-vm-cpu-conf", "cpu")?.unwrap_or_default();
-    match cpu.text("cputype") {
-        Some(model) if model.starts_with("custom-") => fail(format!("option 'cpu: {model}' is not supported yet")),
-        _ => Ok(cpu),
+/// QEMU's model for the configured one, and what comes with it.
+struct Model {
+    /// QEMU's name.
+    name: String,
+    /// Flags of PVE's own models.
+    built_in: Option<&'static str>,
+    /// The administrator's own model.
+    custom: Option<CustomModel>,
+    /// The option `cpu`.
+    options: Properties,
+}
+
+impl Model {
+    fn configured(builder: &Builder) -> Result<Self> {
+        let options = builder.vm.properties("pve-vm-cpu-conf", "cpu")?.unwrap_or_default();
+        let custom = CustomModel::named(builder, &options)?;
+        let wanted = match (&custom, options.text("cputype")) {
+            (Some(custom), _) => custom.reported(),
+            (None, Some(name)) => name,
+            (None, None) => default_model(builder).to_owned(),
+        };
+        let built_in = BUILT_IN.iter().find(|(name, _)| *name == wanted && !builder.is_arm()).map(|(_, flags)| *flags);
+        // There never was a client processor of that name.
+        let name = match built_in {
+            Some(_) => "qemu64".to_owned(),
+            None => wanted.replace("Icelake-Client", "Icelake-Server"),
+        };
+        if !exists(&name, builder) {
+            return fail(format!(
+                "CPU model '{name}' does not exist for configured vCPU architecture '{}'",
+                builder.arch
+            ));
+        }
+        Ok(Model { name, built_in, custom, options })
+    }
+
+    /// A value of the VM, else of the administrator's model.
+    fn text(&self, key: &str) -> Option<String> {
+        self.options.text(key).or_else(|| self.custom.as_ref()?.text(key).map(str::to_owned))
     }
 }
 
-/// QEMU's model for a configured one, and the flags that come with it.
-fn basic_model(cpu: &Properties, kvm: bool) -> (String, Option<&'static str>) {
-    let Some(model) = cpu.text("cputype") else { return (if kvm { "kvm64" } else { "qemu64" }.to_owned(), None) };
-    if let Some((_, flags)) = BUILT_IN.iter().find(|(name, _)| *name == model) {
-        return ("qemu64".into(), Some(flags));
+fn default_model(builder: &Builder) -> &'static str {
+    match (builder.is_arm(), builder.kvm) {
+        (false, true) => "kvm64",
+        (false, false) => "qemu64",
+        (true, true) => "host",
+        (true, false) => "max",
     }
-    // There never was a client processor of that name.
-    (model.replace("Icelake-Client", "Icelake-Server"), None)
+}
+
+/// Whether an architecture has a model.
+fn exists(name: &str, builder: &Builder) -> bool {
+    match name {
+        "host" => builder.is_native,
+        "max" => true,
+        _ => builder.is_arm() == is_arm(name),
+    }
+}
+
+fn is_arm(name: &str) -> bool {
+    name == "a64fx" || name.starts_with("cortex-") || name.starts_with("neoverse-")
+}
+
+/// Whether a model has no 64-bit mode, which UEFI needs.
+pub(super) fn is_32_bit(builder: &Builder) -> Result<bool> {
+    if builder.is_arm() || builder.vm.text("cpu").is_none() {
+        return Ok(false);
+    }
+    let old = ["486", "pentium", "pentium2", "pentium3", "coreduo", "athlon", "kvm32", "qemu32"];
+    Ok(old.contains(&Model::configured(builder)?.name.as_str()))
 }
 
 /// The vendor that a model shows; `None` for those that show the host's.
@@ -78,30 +138,41 @@ pub(in crate::qemu) fn vendor(model: &str) -> Option<&'static str> {
 }
 
 /// Model and flags.
-pub(super) fn model(builder: &mut Builder) -> Result<()> {
+pub(super) fn model(builder: &mut Builder, passed: Passed) -> Result<()> {
     if let Some(forced) = &builder.options.cpu {
         let forced = forced.clone();
         builder.option("-cpu", forced);
         return Ok(());
     }
-    let cpu = configured(builder)?;
-    let (model, built_in) = basic_model(&cpu, builder.kvm);
-    let mut flags = default_flags(builder, &model);
-    flags.extend(hyperv_flags(builder, &cpu));
-    flags.extend(built_in.iter().flat_map(|list| list.split(';')).map(|name| (name.to_owned(), on())));
-    add_configured_flags(builder, &cpu, &mut flags);
-    if builder.kvm && model != "host" {
+    let model = Model::configured(builder)?;
+    let is_x86 = !builder.is_arm();
+    let mut flags = default_flags(builder, &model.name);
+    flags.extend(hyperv_flags(builder, &model, passed));
+    flags.extend(model.built_in.iter().flat_map(|list| list.split(';')).map(|name| (name.to_owned(), on())));
+    let custom = model.custom.as_ref().and_then(|custom| custom.text("flags")).unwrap_or_default().to_owned();
+    add_configured_flags(builder, &custom, &mut flags);
+    add_configured_flags(builder, &model.options.text("flags").unwrap_or_default(), &mut flags);
+    if builder.kvm && model.name != "host" && is_x86 {
         flags.insert("enforce".into(), Flag::default());
     }
-    if cpu.is_on("hidden") {
+    let is_hidden = model.options.flag("hidden").unwrap_or_else(|| {
+        passed.hide_kvm || model.custom.as_ref().is_some_and(|custom| custom.text("hidden").is_some())
+    });
+    if is_hidden && is_x86 {
         flags.insert("kvm".into(), set("off"));
     }
-    if let Some(vendor) = vendor(&model) {
+    if let Some(vendor) = vendor(&model.name).filter(|_| is_x86) {
         flags.insert("vendor".into(), set(vendor));
     }
-    let mut text = model;
-    if let Some(level) = cpu.text("level") {
-        text += &format!(",level={level}");
+    let mut text = model.name.clone();
+    match model.text("level") {
+        Some(level) if is_x86 => text += &format!(",level={level}"),
+        Some(_) => {
+            let arch = &builder.arch;
+            let warning = format!("CPU 'level' property is ignored for architecture '{arch}'");
+            builder.warnings.push(warning);
+        }
+        None => {}
     }
     for (name, flag) in &flags {
         text += &format!(",{}{name}", flag.sign);
@@ -109,13 +180,25 @@ pub(super) fn model(builder: &mut Builder) -> Result<()> {
             text += &format!("={value}");
         }
     }
-    if let Some(bits) = cpu.text("guest-phys-bits") {
+    if let Some(bits) = model.text("guest-phys-bits") {
         text += &format!(",guest-phys-bits={bits}");
     }
-    match cpu.text("phys-bits").as_deref() {
-        Some("host") => text += ",host-phys-bits=true",
-        Some(bits) => text += &format!(",phys-bits={bits}"),
+    let mut bits = None;
+    match model.text("phys-bits").as_deref() {
+        Some("host") => {
+            text += ",host-phys-bits=true";
+            bits = builder.host.phys_address_bits();
+        }
+        Some(configured) => {
+            text += &format!(",phys-bits={configured}");
+            bits = configured.parse().ok();
+        }
         None => {}
+    }
+    let has_large_pages = flags.get("pdpe1gb").is_some_and(|flag| flag.sign != "-");
+    if bits > Some(40) && matches!(model.name.as_str(), "qemu64" | "kvm64") && builder.is_uefi() && !has_large_pages {
+        let text = "OVMF firmware might limit CPU 'phys-bits' to 40 - enable the 'pdpe1gb' CPU flag to avoid this";
+        builder.warnings.push(text.into());
     }
     builder.option("-cpu", text);
     Ok(())
@@ -136,7 +219,8 @@ fn set(value: &str) -> Flag {
 /// Flags that certain models and systems need. (PVE: CPUConfig.pm, get_pve_cpu_flags)
 fn default_flags(builder: &mut Builder, model: &str) -> Flags {
     let mut flags = Flags::new();
-    if model == "kvm64" {
+    let is_x86 = !builder.is_arm();
+    if model == "kvm64" && is_x86 {
         flags.insert("lahf_lm".into(), on());
     }
     if builder.vm.ostype() == Some("solaris") {
@@ -148,11 +232,11 @@ fn default_flags(builder: &mut Builder, model: &str) -> Flags {
     if model.starts_with("Opteron") {
         flags.insert("rdtscp".into(), off());
     }
-    if builder.uses(2, 3, 0) && builder.kvm {
+    if builder.uses(2, 3, 0) && builder.kvm && is_x86 {
         flags.insert("kvm_pv_unhalt".into(), on());
         flags.insert("kvm_pv_eoi".into(), on());
     }
-    let is_new = builder.host.qemu_version().is_ok_and(|qemu| qemu.at_least(11, 0));
+    let is_new = is_x86 && builder.host.qemu_version().is_ok_and(|qemu| qemu.at_least(11, 0));
     if is_new && builder.vm.windows() >= 11 {
         flags.insert("cet-ibt".into(), off());
         flags.insert("cet-ss".into(), off());
@@ -164,13 +248,15 @@ fn default_flags(builder: &mut Builder, model: &str) -> Flags {
 }
 
 /// What makes Windows run well. (PVE: CPUConfig.pm, get_hyperv_enlightenments)
-fn hyperv_flags(builder: &mut Builder, cpu: &Properties) -> Flags {
+fn hyperv_flags(builder: &mut Builder, model: &Model, passed: Passed) -> Flags {
     let windows = builder.vm.windows();
     let mut flags = Flags::new();
-    if !builder.kvm || windows < 6 || (windows < 8 && builder.vm.text("bios") == Some("ovmf")) {
+    if !builder.kvm || builder.is_arm() || windows < 6 || (windows < 8 && builder.is_uefi()) {
         return flags;
     }
-    if let Some(vendor) = cpu.text("hv-vendor-id") {
+    // Drivers of NVIDIA do not like the usual one.
+    let vendor = model.text("hv-vendor-id").or_else(|| passed.graphics.then(|| "proxmox".to_owned()));
+    if let Some(vendor) = vendor {
         flags.insert("hv_vendor_id".into(), set(&vendor));
     }
     let mut names = Vec::new();
@@ -199,16 +285,16 @@ fn hyperv_flags(builder: &mut Builder, cpu: &Properties) -> Flags {
     flags
 }
 
-/// `+aes;-pcid` of the option; `nested-virt` is the flag that the host has for it.
-fn add_configured_flags(builder: &mut Builder, cpu: &Properties, flags: &mut Flags) {
-    for flag in cpu.text("flags").unwrap_or_default().split(';').filter(|flag| !flag.is_empty()) {
+/// `+aes;-pcid` of an option; `nested-virt` is the flag that the host has for it.
+fn add_configured_flags(builder: &mut Builder, list: &str, flags: &mut Flags) {
+    for flag in list.split(';').filter(|flag| !flag.is_empty()) {
         let (flag_of, name) = match flag.strip_prefix('-') {
             Some(name) => (off(), name),
             None => (on(), flag.trim_start_matches('+')),
         };
         if name != "nested-virt" {
             flags.insert(name.to_owned(), flag_of);
-        } else if let Some(nested) = ["svm", "vmx"].into_iter().find(|nested| builder.host.has_cpu_flag(nested)) {
+        } else if let Some(nested) = builder.host.nested_flag() {
             flags.insert(nested.to_owned(), flag_of);
         } else {
             builder.warnings.push("ignoring 'nested-virt' CPU flag - unable to resolve from host CPU flags".into());

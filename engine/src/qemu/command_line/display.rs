@@ -20,7 +20,11 @@ impl Display {
     pub(super) fn of(builder: &Builder) -> Result<Self> {
         let options = builder.vm.properties("~pve-qm-vga", "vga")?.unwrap_or_default();
         let windows = builder.vm.windows();
-        let default = if windows == 0 || windows >= 6 { "std" } else { "cirrus" };
+        let default = match builder.is_arm() {
+            true => "virtio",
+            false if (windows == 0 && builder.at_least(2, 9)) || windows >= 6 => "std",
+            false => "cirrus",
+        };
         let configured = options.text("type").unwrap_or_else(|| default.to_owned());
         let qxl = match configured.strip_prefix("qxl") {
             Some("") => 1,
@@ -28,14 +32,24 @@ impl Display {
             None => 0,
         };
         let kind = if qxl > 0 { "qxl".to_owned() } else { configured };
-        let display = Display { kind, options, qxl };
+        Ok(Display { kind, options, qxl })
+    }
+
+    /// A graphics card of the host takes its place.
+    pub(super) fn remove_card(&mut self) {
+        self.kind = "none".into();
+    }
+
+    /// The clipboard of VNC needs a card that shows something.
+    fn check_clipboard(&self) -> Result<()> {
+        let display = self;
         if display.has_clipboard() {
             let fits = ["std", "cirrus", "vmware", "virtio", "qxl"].iter().any(|kind| display.kind.starts_with(kind));
             if !fits {
                 return fail(format!("vga type {} is not compatible with VNC clipboard", display.kind));
             }
         }
-        Ok(display)
+        Ok(())
     }
 
     fn has_clipboard(&self) -> bool {
@@ -56,8 +70,10 @@ impl Display {
     }
 
     /// QEMU's name of the card.
-    fn model(&self, number: u64) -> Option<&'static str> {
+    fn model(&self, number: u64, is_arm: bool) -> Option<&'static str> {
         Some(match self.kind.as_str() {
+            "virtio" if is_arm => "virtio-gpu",
+            "virtio-gl" if is_arm => "virtio-gpu-gl",
             "qxl" if number > 0 => "qxl",
             "qxl" => "qxl-vga",
             "cirrus" => "cirrus-vga",
@@ -83,12 +99,15 @@ impl Display {
     }
 }
 
-/// An absolute pointer, which a VNC client needs.
-pub(super) fn tablet(builder: &mut Builder, display: &Display) {
+/// An absolute pointer, which a VNC client needs, and a keyboard for machines that have none.
+pub(super) fn pointer(builder: &mut Builder, display: &Display) {
     let default = display.qxl == 0 && !display.is_serial();
     if builder.vm.flag("tablet").unwrap_or(default) {
-        let bus = if builder.is_q35() { "ehci" } else { "uhci" };
+        let bus = if builder.is_q35() || builder.is_arm() { "ehci" } else { "uhci" };
         builder.device(format!("usb-tablet,id=tablet,bus={bus}.0,port=1"));
+        if builder.is_arm() {
+            builder.device("usb-kbd,id=keyboard,bus=ehci.0,port=2");
+        }
     }
 }
 
@@ -112,7 +131,9 @@ pub(super) fn card(builder: &mut Builder, display: &Display) -> Result<()> {
 }
 
 fn card_device(builder: &mut Builder, display: &Display, number: u64) -> Result<String> {
-    let Some(model) = display.model(number) else { return fail(format!("no device-type for {}", display.kind)) };
+    let Some(model) = display.model(number, builder.is_arm()) else {
+        return fail(format!("no device-type for {}", display.kind));
+    };
     let id = if number == 0 { "vga".to_owned() } else { format!("vga{number}") };
     let linux = builder.vm.ostype().is_none_or(|system| system == "other" || system.starts_with('l'));
     let outputs = if display.qxl > 0 && linux && builder.at_least(4, 1) { ",max_outputs=4" } else { "" };
@@ -120,11 +141,30 @@ fn card_device(builder: &mut Builder, display: &Display, number: u64) -> Result<
         if builder.is_q35() && number == 0 { ",bus=pcie.0,addr=0x1".into() } else { builder.pci_address(&id) };
     let seabios = builder.vm.text("bios") != Some("ovmf");
     let edid = if model == "VGA" && builder.vm.windows() > 0 && seabios { ",edid=off" } else { "" };
+    if display.kind == "virtio-gl" && !builder.host.is_imagined() {
+        check_rendering(&display.kind)?;
+    }
     Ok(format!("{model},id={id}{}{outputs}{address}{edid}", display.memory(number)))
+}
+
+/// The host draws for this card.
+fn check_rendering(kind: &str) -> Result<()> {
+    let libraries = format!("/usr/lib/{}-linux-gnu/lib", std::env::consts::ARCH);
+    if !["EGL.so.1", "GL.so.1"].iter().all(|name| std::path::Path::new(&format!("{libraries}{name}")).exists()) {
+        return fail(format!("missing libraries for '{kind}' detected! Please install 'libgl1' and 'libegl1'"));
+    }
+    let nodes = std::fs::read_dir("/dev/dri").into_iter().flatten().flatten();
+    match nodes.into_iter().any(|node| node.file_name().to_string_lossy().starts_with("renderD")) {
+        true => Ok(()),
+        false => {
+            fail(format!("no DRM render node detected (/dev/dri/renderD*), no GPU? - needed for '{kind}' display"))
+        }
+    }
 }
 
 /// Clipboard and SPICE.
 pub(super) fn channels(builder: &mut Builder, display: &Display) -> Result<()> {
+    display.check_clipboard()?;
     if !display.has_spice() && !display.has_clipboard() {
         return Ok(());
     }

@@ -1,17 +1,15 @@
 //! The chipset, the bridges behind which devices sit, and the machine option.
 
-use super::builder::{Builder, fail};
+use super::builder::Builder;
 use super::display::Display;
-use super::pci::bridge_address;
 use crate::Result;
+use crate::qemu::config::MachineVersion;
 
 /// Loads the layout of Q35 before anything refers to it.
 pub(super) fn chipset(builder: &mut Builder) -> Result<()> {
     if builder.is_q35() {
-        if !builder.at_least(4, 0) {
-            return fail("machine types below pc-q35-4.0 are not supported");
-        }
-        builder.device_option("-readconfig", "/usr/share/qemu-server/pve-q35-4.0.cfg");
+        let layout = if builder.at_least(4, 0) { "pve-q35-4.0.cfg" } else { "pve-q35.cfg" };
+        builder.device_option("-readconfig", format!("/usr/share/qemu-server/{layout}"));
     }
     if keeps_old_slot_numbers(builder)? {
         builder.option("-global", "ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off");
@@ -22,8 +20,14 @@ pub(super) fn chipset(builder: &mut Builder) -> Result<()> {
 /// Linux guests on Q35 from before QEMU 6.1 would find their network cards under new names.
 /// (PVE: QemuServer.pm, qemu_created_version_fixups)
 fn keeps_old_slot_numbers(builder: &Builder) -> Result<bool> {
-    let has_version = builder.machine.configured_type().is_some_and(|machine| machine != "pc" && machine != "q35");
-    if !builder.is_q35() || builder.vm.ostype() != Some("l26") || has_version {
+    let has_version =
+        builder.machine.configured_type().is_some_and(|machine| !matches!(machine.as_str(), "pc" | "q35" | "virt"));
+    let forced = builder.options.machine.as_deref().and_then(MachineVersion::of_type);
+    if !builder.is_q35()
+        || builder.vm.ostype() != Some("l26")
+        || has_version
+        || forced.is_some_and(|forced| !forced.at_least(6, 1, 0))
+    {
         return Ok(false);
     }
     let meta = builder.vm.properties("~pve-qm-meta", "meta")?;
@@ -51,7 +55,9 @@ pub(super) fn bridges(builder: &mut Builder) {
         builder.bridges.insert(1);
     }
     if !builder.is_q35() {
-        builder.bridges.extend([1, 2]);
+        if builder.at_least(2, 3) {
+            builder.bridges.extend([1, 2]);
+        }
         if builder.vm.scsihw() == "virtio-scsi-single" {
             builder.bridges.insert(3);
         }
@@ -61,7 +67,7 @@ pub(super) fn bridges(builder: &mut Builder) {
     let bridges: Vec<u8> = builder.bridges.iter().copied().filter(|bridge| *bridge >= first).collect();
     let mut options = Vec::new();
     for bridge in bridges {
-        let device = format!("pci-bridge,id=pci.{bridge},chassis_nr={bridge}{}", bridge_address(bridge));
+        let device = format!("pci-bridge,id=pci.{bridge},chassis_nr={bridge}{}", builder.bridge_address(bridge));
         options.extend(["-device".to_owned(), device]);
     }
     builder.devices.splice(at..at, options);
@@ -73,7 +79,7 @@ pub(super) fn machine(builder: &mut Builder, display: &Display) -> Result<()> {
         builder.machine_flags.push("accel=tcg".into());
     }
     power_states(builder);
-    if display.is_headless() && matches!(builder.vm.text("bios"), None | Some("seabios")) {
+    if !builder.is_virt() && display.is_headless() && matches!(builder.vm.text("bios"), None | Some("seabios")) {
         builder.machine_flags.push("smm=off".into());
     }
     let machine = builder.final_machine_type();
@@ -89,14 +95,34 @@ pub(super) fn machine(builder: &mut Builder, display: &Display) -> Result<()> {
             builder.device(format!("virtio-iommu-pci{bits}"));
         }
     }
+    Ok(())
+}
+
+/// Whether the kernel may share equal pages with other VMs.
+pub(super) fn page_merging(builder: &mut Builder) {
     if builder.vm.flag("allow-ksm") == Some(false) {
         builder.machine_flags.push("mem-merge=off".into());
+    }
+}
+
+/// The state that a suspended VM goes on from, and what a template is opened with.
+pub(super) fn saved_state(builder: &mut Builder) -> Result<()> {
+    if let Some(state) = builder.vm.text("vmstate") {
+        let volume = state.parse().map_err(crate::Error::new)?;
+        let path = builder.volumes.path(&volume)?;
+        builder.last.extend(["-loadstate".to_owned(), path]);
+    }
+    if builder.vm.is_template() {
+        builder.last.push("-snapshot".into());
     }
     Ok(())
 }
 
 /// Suspend to RAM and disk are off from 9.2+pve1 on, unless configured. (PVE: Machine.pm, get_power_state_flags)
 fn power_states(builder: &mut Builder) {
+    if builder.is_virt() {
+        return;
+    }
     let chip = if builder.is_q35() { "ICH9-LPC" } else { "PIIX4_PM" };
     let default = !builder.uses(9, 2, 1);
     for state in [3, 4] {

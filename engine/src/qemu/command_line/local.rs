@@ -10,12 +10,13 @@
 //! | `-no-shutdown` | left out | a guest that powers itself off ends its QEMU; nobody has to be there to end it |
 //! | events to `qmeventd.sock` | a socket of the VM's own | guests need no daemon; who wants events connects |
 //! | `script=pve-bridge` | `fds=…` of a tap that is on the bridge already | the tap goes when QEMU goes, however that ends |
-//! | `-readconfig pve-q35-4.0.cfg` | the same devices as `-device` | the file is not ours to install |
+//! | `-readconfig pve-….cfg` | the same devices as `-device` | the file is not ours to install |
+//! | firmware of `pve-edk2-firmware` | that of Debian's `ovmf` | it is the same |
 //! | `splash=…` | left out when the file is missing | QEMU would complain |
 //! | `aio=io_uring` | `aio=threads` where the kernel refuses io_uring | QEMU would not start |
 //! | SPICE | left out for virtio cards, refused for QXL | the distribution has it in a package of its own |
 
-use super::Plan;
+use super::{Plan, board, firmware, local_check};
 use crate::host::{Host, QemuVersion};
 use crate::{Error, Result};
 
@@ -50,6 +51,7 @@ impl Local {
 
 /// Changes a plan into what is started here. `events` is the path of the VM's event socket.
 pub fn localise(plan: &Plan, host: &Host, qemu: &QemuVersion, events: &str) -> Result<Local> {
+    local_check::check(&plan.command, qemu)?;
     let mut command = Vec::with_capacity(plan.command.len());
     let mut taps = Vec::new();
     let has_spice_agent = plan.command.iter().any(|word| word.starts_with("spicevmc,id=vdagent"));
@@ -73,9 +75,14 @@ pub fn localise(plan: &Plan, host: &Host, qemu: &QemuVersion, events: &str) -> R
             ("-device", value) if value.starts_with("qxl") => {
                 return Err(Error::new("option 'vga: qxl' is not supported yet"));
             }
-            ("-readconfig", "/usr/share/qemu-server/pve-q35-4.0.cfg") => {
+            ("-readconfig", file) if board::devices(file).is_some() => {
+                let devices = board::devices(file).unwrap_or_default();
                 words.next();
-                command.extend(Q35.iter().flat_map(|device| ["-device".to_owned(), (*device).to_owned()]));
+                command.extend(devices.into_iter().flat_map(|device| ["-device".to_owned(), device]));
+            }
+            ("-bios" | "-drive" | "-blockdev", value) if value.contains(firmware::DIRECTORY) => {
+                words.next();
+                command.extend([word, with_firmware_here(value)]);
             }
             ("-chardev", value) if value.starts_with("socket,id=qmp-event,") => {
                 words.next();
@@ -134,37 +141,28 @@ fn descriptor_netdev(value: &str, position: usize, taps: &mut Vec<Tap>) -> Strin
     kept.join(",")
 }
 
-/// What PVE's Q35 machines have on board.
-const Q35: [&str; 18] = [
-    "ich9-usb-ehci1,id=ehci,multifunction=on,bus=pcie.0,addr=1d.7",
-    "ich9-usb-uhci1,id=uhci-1,multifunction=on,bus=pcie.0,addr=1d.0,masterbus=ehci.0,firstport=0",
-    "ich9-usb-uhci2,id=uhci-2,multifunction=on,bus=pcie.0,addr=1d.1,masterbus=ehci.0,firstport=2",
-    "ich9-usb-uhci3,id=uhci-3,multifunction=on,bus=pcie.0,addr=1d.2,masterbus=ehci.0,firstport=4",
-    "ich9-usb-ehci2,id=ehci-2,multifunction=on,bus=pcie.0,addr=1a.7",
-    "ich9-usb-uhci4,id=uhci-4,multifunction=on,bus=pcie.0,addr=1a.0,masterbus=ehci-2.0,firstport=0",
-    "ich9-usb-uhci5,id=uhci-5,multifunction=on,bus=pcie.0,addr=1a.1,masterbus=ehci-2.0,firstport=2",
-    "ich9-usb-uhci6,id=uhci-6,multifunction=on,bus=pcie.0,addr=1a.2,masterbus=ehci-2.0,firstport=4",
-    "ich9-intel-hda,id=audio0,bus=pcie.0,addr=1b.0",
-    "pcie-root-port,id=ich9-pcie-port-1,x-speed=16,x-width=32,multifunction=on,bus=pcie.0,addr=1c.0,port=1,chassis=1",
-    "pcie-root-port,id=ich9-pcie-port-2,x-speed=16,x-width=32,multifunction=on,bus=pcie.0,addr=1c.1,port=2,chassis=2",
-    "pcie-root-port,id=ich9-pcie-port-3,x-speed=16,x-width=32,multifunction=on,bus=pcie.0,addr=1c.2,port=3,chassis=3",
-    "pcie-root-port,id=ich9-pcie-port-4,x-speed=16,x-width=32,multifunction=on,bus=pcie.0,addr=1c.3,port=4,chassis=4",
-    "i82801b11-bridge,id=pcidmi,bus=pcie.0,addr=1e.0",
-    "pci-bridge,id=pci.0,bus=pcidmi,addr=1.0,chassis_nr=1",
-    "pci-bridge,id=pci.1,bus=pcidmi,addr=2.0,chassis_nr=2",
-    "pci-bridge,id=pci.2,bus=pcidmi,addr=3.0,chassis_nr=3",
-    "pci-bridge,id=pci.3,bus=pcidmi,addr=4.0,chassis_nr=4",
-];
+/// Debian's packages put the same firmware elsewhere.
+fn with_firmware_here(value: &str) -> String {
+    let Some(start) = value.find(firmware::DIRECTORY) else { return value.to_owned() };
+    let length = value[start..].find([',', '"']).unwrap_or(value.len() - start);
+    let file = &value[start..start + length];
+    match crate::host::firmware_here(file) {
+        Some(here) => format!("{}{}{}", &value[..start], here.display(), &value[start + length..]),
+        None => value.to_owned(),
+    }
+}
 
 #[cfg(test)]
 mod tests {
+    use super::super::Preparations;
     use super::*;
     use serde_json::json;
 
     fn local(words: &[&str]) -> Local {
         let facts = json!({"qemu_version": "7.2.22 (Debian)", "io_uring": false});
         let host = Host::with_overrides(facts.as_object().unwrap().clone());
-        let plan = Plan { command: words.iter().map(|word| (*word).to_owned()).collect(), warnings: Vec::new() };
+        let command = words.iter().map(|word| (*word).to_owned()).collect();
+        let plan = Plan { command, warnings: Vec::new(), preparations: Preparations::default() };
         localise(&plan, &host, host.qemu_version().unwrap(), "/run/x-event.qmp").unwrap()
     }
 

@@ -6,32 +6,48 @@
 //!
 //! One file per kind of device; each adds to the [`Builder`]. (PVE: qemu-server QemuServer.pm, config_to_command)
 
+mod audio;
+mod blockdev;
+mod board;
 mod builder;
+mod confidential;
 mod cpu;
+mod custom_cpu;
 mod display;
 mod drives;
+mod firmware;
+mod hostpci;
 mod layout;
 pub mod local;
+mod local_check;
 mod memory;
 mod network;
 mod pci;
 mod peripherals;
+mod source;
 mod usb;
+mod virtiofs;
 mod volumes;
 
 #[cfg(test)]
 mod tests;
 
 pub use builder::pin_for_windows;
-pub use builder::{Options, Paths};
 pub(in crate::qemu) use cpu::{BUILT_IN as BUILT_IN_MODELS, vendor as cpu_vendor};
+pub use firmware::{FirmwareCopy, files as firmware_files};
+pub use hostpci::HostPci;
+pub use memory::{HugePages, hugepages_needed};
 pub use network::tap_name;
-pub use volumes::{StorageTraits, StoredVolumes, Volumes, format_of_name};
+pub use volumes::{Layer, StorageTraits, StoredVolumes, Volumes, format_of_name};
 
-use super::config::Vm;
+use super::config::{Slot, Vm};
+use crate::Result;
+use crate::config::guest::Part;
+use crate::hardware::{pci::PciDevice, usb::UsbDevice};
 use crate::host::Host;
-use crate::{Error, Result};
+use crate::mapping::Mappings;
 use builder::Builder;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A planned command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,33 +56,96 @@ pub struct Plan {
     pub command: Vec<String>,
     /// What the administrator should know.
     pub warnings: Vec<String>,
+    /// What has to be there before QEMU starts, beyond what the configuration says.
+    pub preparations: Preparations,
 }
 
-/// Options that this build knows but cannot carry out yet. A VM that has one is refused by name.
-const NOT_YET: [&str; 7] = ["hostpci", "usb", "efidisk", "tpmstate", "virtiofs", "audio", "parallel"];
+/// What planning decided that has to be made before the start.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Preparations {
+    /// Devices of the host that the VM gets.
+    pub pci: Vec<HostPci>,
+    /// The copy of the firmware's variables for a VM without an EFI disk.
+    pub firmware: Option<FirmwareCopy>,
+}
 
-/// As [`NOT_YET`], for options without a number.
-const NOT_YET_SINGLE: [&str; 5] = ["amd-sev", "intel-tdx", "hugepages", "vmstate", "arch"];
+/// Where the files of running VMs lie, as they stand in the command line.
+#[derive(Debug, Clone)]
+pub struct Paths {
+    /// The directory of sockets and pid files.
+    pub run: String,
+    /// The directory of what PVE does not keep with the sockets: variables of firmware, sockets of file systems.
+    pub short_run: String,
+    /// The socket that events are sent to.
+    pub events: String,
+}
+
+impl Paths {
+    /// The paths of a node. PVE writes `/var/run`, which is `/run`.
+    pub fn of(root: &crate::Root) -> Self {
+        let text = |path: &str| root.path(path).to_string_lossy().into_owned();
+        Paths {
+            run: text("/var/run/qemu-server"),
+            short_run: text("/run/qemu-server"),
+            events: text("/var/run/qmeventd.sock"),
+        }
+    }
+}
+
+/// What a caller may force.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Where sockets lie.
+    pub paths: Paths,
+    /// Instead of the configured machine type.
+    pub machine: Option<String>,
+    /// Instead of the configured processor.
+    pub cpu: Option<String>,
+    /// MTUs by card that a guest knows already; 0 means that it was told none.
+    pub mtus: BTreeMap<String, u64>,
+}
+
+/// What a plan may refer to besides volumes. Only what a configuration needs has to be filled in.
+#[derive(Debug, Clone, Default)]
+pub struct Surroundings {
+    /// Names of devices and directories of this node.
+    pub mappings: Mappings,
+    /// The host's PCI devices.
+    pub pci: Vec<PciDevice>,
+    /// PCI devices that other VMs have.
+    pub busy: BTreeSet<String>,
+    /// The host's USB devices; `None` takes every mapping for valid.
+    pub usb: Option<Vec<UsbDevice>>,
+    /// The administrator's own CPU models, by name without `custom-`.
+    pub cpu_models: BTreeMap<String, BTreeMap<String, String>>,
+}
 
 /// The command line of a VM.
 ///
 /// # Errors
 /// When the configuration contradicts itself or the host, or has an option that cannot be carried out.
-pub fn plan(vm: Vm, host: &Host, volumes: &dyn Volumes, options: &Options) -> Result<Plan> {
-    refuse_what_is_missing(&vm, host)?;
-    let mut builder = Builder::new(vm, host, volumes, options)?;
+pub fn plan(vm: Vm, host: &Host, volumes: &dyn Volumes, around: &Surroundings, options: &Options) -> Result<Plan> {
+    let reduced = if vm.is_template() { Some(template_part(&vm)) } else { None };
+    let vm = reduced.as_ref().map_or(vm, |part| Vm::new(vm.vmid, part));
+    let mut builder = Builder::new(vm, host, volumes, around, options)?;
     peripherals::start(&mut builder)?;
+    firmware::add(&mut builder)?;
     layout::chipset(&mut builder)?;
     peripherals::generation_id(&mut builder);
-    usb::controllers(&mut builder);
-    let display = display::Display::of(&builder)?;
-    display::tablet(&mut builder, &display);
+    usb::controllers(&mut builder)?;
+    let mut display = display::Display::of(&builder)?;
+    display::pointer(&mut builder, &display);
+    let passed = hostpci::add(&mut builder, &mut display)?;
+    usb::devices(&mut builder)?;
     peripherals::serial_ports(&mut builder)?;
+    peripherals::parallel_ports(&mut builder)?;
+    audio::add(&mut builder)?;
+    peripherals::trusted_platform_module(&mut builder);
     cpu::topology(&mut builder)?;
     peripherals::firmware_menu(&mut builder);
     display::card(&mut builder, &display)?;
     peripherals::clock(&mut builder);
-    cpu::model(&mut builder)?;
+    cpu::model(&mut builder, passed)?;
     memory::add(&mut builder)?;
     peripherals::keyboard(&mut builder);
     peripherals::agent(&mut builder)?;
@@ -79,25 +158,26 @@ pub fn plan(vm: Vm, host: &Host, volumes: &dyn Volumes, options: &Options) -> Re
     layout::shared_memory(&mut builder)?;
     layout::bridges(&mut builder);
     layout::machine(&mut builder, &display)?;
+    confidential::add(&mut builder)?;
+    layout::page_merging(&mut builder);
+    virtiofs::add(&mut builder)?;
+    layout::saved_state(&mut builder)?;
     Ok(builder.finish())
 }
 
-fn refuse_what_is_missing(vm: &Vm, host: &Host) -> Result<()> {
-    let refuse = |option: &str| Err(Error::new(format!("option '{option}' is not supported yet")));
-    for prefix in NOT_YET {
-        if let Some((number, _)) = vm.indexed(prefix).first() {
-            return refuse(&format!("{prefix}{number}"));
+/// A template is only started to be read, so it has its disks and nothing else.
+fn template_part(vm: &Vm) -> Part {
+    let mut part = Part::default();
+    for (key, value) in [("template", "1"), ("kvm", "0"), ("vga", "none")] {
+        part.set(key, value);
+    }
+    let disks = Slot::all().map(|slot| slot.to_string());
+    for key in disks.chain(["scsihw", "bios", "name"].map(str::to_owned)) {
+        if let Some(value) = vm.text(&key) {
+            part.set(key.as_str(), value);
         }
     }
-    if let Some(option) = NOT_YET_SINGLE.into_iter().find(|option| vm.text(option).is_some())
-        && !(option == "arch" && vm.text("arch") == Some(&host.architecture()))
-    {
-        return refuse(option);
-    }
-    if vm.text("bios").is_some_and(|bios| bios != "seabios") {
-        return refuse("bios: ovmf");
-    }
-    Ok(())
+    part
 }
 
 /// The command line as one line that a shell understands. (PVE: pve-common PVE/Tools.pm, cmd2string)
@@ -111,16 +191,25 @@ pub fn to_pretty_text(command: &[String]) -> String {
 }
 
 /// A word as a shell takes it. PVE asks a Perl library, which also quotes words with `=`, because they could stand for
-/// a variable at the start of a command.
+/// a variable at the start of a command, and writes several single quotes in a row between double ones.
 fn quote(word: &str) -> String {
-    let is_plain = |c: char| c.is_alphanumeric() || "_!%+,-./:@^".contains(c);
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "_!%+,-./:@^".contains(c);
     if word.chars().all(is_plain) && !word.is_empty() {
         return word.to_owned();
     }
-    let quoted = format!("'{}'", word.replace('\'', r"'\''"));
     if word.is_empty() {
-        return quoted;
+        return "''".to_owned();
     }
+    let mut quoted = String::from("'");
+    let mut rest = word;
+    while let Some(start) = rest.find('\'') {
+        let count = rest[start..].chars().take_while(|c| *c == '\'').count();
+        quoted += &rest[..start];
+        quoted += &if count == 1 { r"'\''".to_owned() } else { format!("'\"{}\"'", "'".repeat(count)) };
+        rest = &rest[start + count..];
+    }
+    quoted += rest;
+    quoted.push('\'');
     let start = quoted.strip_prefix("''").unwrap_or(&quoted);
     start.strip_suffix("''").unwrap_or(start).to_owned()
 }

@@ -6,7 +6,7 @@ use crate::qemu::config::NetDevice;
 
 /// Adds all cards.
 pub(super) fn add(builder: &mut Builder) -> Result<()> {
-    for (number, net) in builder.vm.nets()? {
+    for (number, net) in builder.vm.nets()?.into_iter().filter(|(number, _)| *number < 32) {
         let id = format!("net{number}");
         let host_end = host_end(builder, &net, number)?;
         builder.device_option("-netdev", host_end);
@@ -33,7 +33,8 @@ fn host_end(builder: &Builder, net: &NetDevice, number: u32) -> Result<String> {
     if tap.len() >= 16 {
         return fail(format!("interface name '{tap}' is too long (max 15 character)"));
     }
-    let vhost = if builder.host.has_vhost_net() && net.model() == "virtio" { ",vhost=on" } else { "" };
+    let vhost =
+        if builder.is_native && builder.host.has_vhost_net() && net.model() == "virtio" { ",vhost=on" } else { "" };
     Ok(format!(
         "type=tap,id=net{number},ifname={tap},script=/usr/libexec/qemu-server/pve-bridge,\
          downscript=/usr/libexec/qemu-server/pve-bridgedown{vhost}{queues}"
@@ -57,6 +58,7 @@ fn card(builder: &mut Builder, net: &NetDevice, id: &str) -> Result<String> {
     }
     card += &builder.boot_index(id);
     card += &mtu(builder, net, id)?;
+    card += old_boot_code(builder, &model);
     if is_virtio {
         let off = if builder.version.at_least(11, 0, 1) {
             net.host_tunnel() != Some(true)
@@ -71,17 +73,25 @@ fn card(builder: &mut Builder, net: &NetDevice, id: &str) -> Result<String> {
 /// virtio tells the guest the MTU of its bridge, or a smaller one.
 fn mtu(builder: &mut Builder, net: &NetDevice, id: &str) -> Result<String> {
     let is_virtio = net.model() == "virtio";
-    let Some(bridge) = net.bridge().filter(|_| is_virtio) else {
+    let told = builder.options.mtus.get(id).copied();
+    let bridge = net.bridge().filter(|_| is_virtio && told != Some(0));
+    let Some(bridge) = bridge else {
         if let Some(mtu) = net.mtu() {
-            let reason = if net.bridge().is_none() { "no bridge configured" } else { "not using VirtIO" };
-            builder.warnings.push(format!("netdev {id}: ignoring MTU '{mtu}', {reason}"));
+            let reason = match (told, net.bridge()) {
+                (Some(0), _) => ", not used on the source side according to migration parameters",
+                (_, None) => ", no bridge configured",
+                _ => ", not using VirtIO",
+            };
+            if told != Some(0) || builder.version.at_least(10, 0, 1) || mtu != 1500 {
+                builder.warnings.push(format!("netdev {id}: ignoring MTU '{mtu}'{reason}"));
+            }
         }
         return Ok(String::new());
     };
     let Some(of_bridge) = builder.host.bridge_mtu(&bridge) else {
         return fail(format!("bridge '{bridge}' does not exist"));
     };
-    let mtu = match net.mtu() {
+    let mtu = match told.or(net.mtu()) {
         None | Some(1) => of_bridge,
         Some(mtu) if mtu < 576 => {
             return fail(format!("netdev {id}: MTU '{mtu}' is smaller than the IP minimum MTU '576'"));
@@ -94,8 +104,23 @@ fn mtu(builder: &mut Builder, net: &NetDevice, id: &str) -> Result<String> {
         }
         Some(mtu) => mtu,
     };
-    let shows = mtu != 1500 || builder.version.at_least(10, 0, 1);
+    let shows = mtu != 1500 || builder.version.at_least(10, 0, 1) || told.is_some();
     Ok(if shows { format!(",host_mtu={mtu}") } else { String::new() })
+}
+
+/// Boot code of before QEMU 2.4, which guests of that time know.
+fn old_boot_code(builder: &Builder, model: &str) -> &'static str {
+    if !builder.has_old_boot_code {
+        return "";
+    }
+    match model {
+        "virtio-net-pci" => ",romfile=pxe-virtio.rom",
+        "e1000" => ",romfile=pxe-e1000.rom",
+        "e1000e" => ",romfile=pxe-e1000e.rom",
+        "pcnet" => ",romfile=pxe-pcnet.rom",
+        "rtl8139" => ",romfile=pxe-rtl8139.rom",
+        _ => "",
+    }
 }
 
 /// An address for a card that was written into the file without one: the same at each start.

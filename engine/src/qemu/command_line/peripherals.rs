@@ -10,7 +10,9 @@ pub(super) fn start(builder: &mut Builder) -> Result<()> {
         let prefix = ["/usr/bin/taskset", "--cpu-list", "--all-tasks", affinity].map(str::to_owned);
         builder.command.extend(prefix);
     }
-    builder.command.push("/usr/bin/kvm".into());
+    let program =
+        if builder.is_native { "/usr/bin/kvm".into() } else { format!("/usr/bin/qemu-system-{}", builder.arch) };
+    builder.command.push(program);
     builder.option("-id", builder.vm.vmid.to_string());
     let qemu = builder.host.qemu_version()?.clone();
     let name = builder.vm.name();
@@ -39,14 +41,23 @@ fn smbios_values(smbios: &Properties) -> Result<String> {
     for key in ["family", "manufacturer", "product", "serial", "sku", "uuid", "version"] {
         let Some(mut value) = smbios.text(key) else { continue };
         if smbios.is_on("base64") && key != "uuid" {
-            let Ok(bytes) = openssl::base64::decode_block(&value) else {
-                return fail(format!("unable to parse 'smbios1': {key} is no base 64 text"));
-            };
-            value = String::from_utf8_lossy(&bytes).into_owned();
+            value = lenient_base64(&value);
+        }
+        if value == "0" {
+            continue;
         }
         text += &format!(",{key}={}", escape_commas(&value));
     }
     Ok(text)
+}
+
+/// Perl's decoder passes over whatever is no base 64.
+fn lenient_base64(text: &str) -> String {
+    let mut clean: String = text.chars().filter(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '/')).collect();
+    clean.truncate(clean.len() - usize::from(clean.len() % 4 == 1));
+    clean.extend(std::iter::repeat_n('=', (4 - clean.len() % 4) % 4));
+    let bytes = openssl::base64::decode_block(&clean).unwrap_or_default();
+    String::from_utf8_lossy(&bytes).trim_end_matches('\0').to_owned()
 }
 
 /// The number that changes when a VM is cloned or rolled back.
@@ -58,11 +69,16 @@ pub(super) fn generation_id(builder: &mut Builder) {
 
 /// Serial ports on sockets; real ports of the host must exist.
 pub(super) fn serial_ports(builder: &mut Builder) -> Result<()> {
-    for (number, port) in builder.vm.indexed("serial") {
+    for (number, port) in builder.vm.indexed("serial").into_iter().filter(|(number, _)| *number < 4) {
         if port == "socket" {
             let socket = builder.run_file(&format!("serial{number}"));
             builder.device_option("-chardev", format!("socket,id=serial{number},path={socket},server=on,wait=off"));
-        } else if std::path::Path::new(port).exists() {
+            if builder.is_arm() && number == 0 {
+                // The first port of this machine is part of the board.
+                builder.device_option("-serial", format!("chardev:serial{number}"));
+                continue;
+            }
+        } else if is_character_device(builder, port) {
             builder.device_option("-chardev", format!("serial,id=serial{number},path={port}"));
         } else {
             return fail("no such serial device");
@@ -70,6 +86,35 @@ pub(super) fn serial_ports(builder: &mut Builder) -> Result<()> {
         builder.device(format!("isa-serial,chardev=serial{number}"));
     }
     Ok(())
+}
+
+/// Parallel ports of the host, and printers on USB, which look like one.
+pub(super) fn parallel_ports(builder: &mut Builder) -> Result<()> {
+    for (number, port) in builder.vm.indexed("parallel").into_iter().filter(|(number, _)| *number < 3) {
+        if !is_character_device(builder, port) {
+            return fail("no such parallel device");
+        }
+        let kind = if port.starts_with("/dev/usb/lp") { "serial" } else { "parallel" };
+        builder.device_option("-chardev", format!("{kind},id=parallel{number},path={port}"));
+        builder.device(format!("isa-parallel,chardev=parallel{number}"));
+    }
+    Ok(())
+}
+
+fn is_character_device(builder: &Builder, path: &str) -> bool {
+    use std::os::unix::fs::FileTypeExt;
+    builder.host.is_imagined() || std::fs::metadata(path).is_ok_and(|metadata| metadata.file_type().is_char_device())
+}
+
+/// The TPM, which is a process of its own. Backups of templates do without.
+pub(super) fn trusted_platform_module(builder: &mut Builder) {
+    if builder.vm.text("tpmstate0").is_none() || builder.vm.is_template() {
+        return;
+    }
+    let socket = builder.run_file("swtpm");
+    builder.device_option("-chardev", format!("socket,id=tpmchar,path={socket}"));
+    builder.device_option("-tpmdev", "emulator,id=tpmdev,chardev=tpmchar");
+    builder.device("tpm-tis,tpmdev=tpmdev");
 }
 
 /// No default devices, the boot menu, and what a reset means.
@@ -93,8 +138,9 @@ pub(super) fn clock(builder: &mut Builder) {
     let localtime = builder.vm.flag("localtime").unwrap_or(windows >= 5);
     if windows >= 6 {
         builder.option("-global", "kvm-pit.lost_tick_policy=discard");
-        builder.machine_flags.push("hpet=off".into());
-    } else if builder.vm.ostype().unwrap_or("other") == "l26" && builder.uses(10, 1, 0) {
+    }
+    let has_no_use = windows >= 6 || (builder.vm.ostype() == Some("l26") && builder.uses(10, 1, 0));
+    if has_no_use && !builder.is_virt() {
         builder.machine_flags.push("hpet=off".into());
     }
     if drift_fix {
@@ -139,8 +185,8 @@ pub(super) fn random_source(builder: &mut Builder) -> Result<()> {
         return Ok(());
     }
     let source = random.text("source").unwrap_or_else(|| "/dev/urandom".into());
-    if !std::path::Path::new(&source).exists() {
-        return fail(format!("cannot create VirtIO RNG device: source file '{source}' doesn't exist"));
+    if !builder.host.is_imagined() {
+        check_random_source(&source)?;
     }
     let limit = match random.number("max_bytes").unwrap_or(1024) {
         0 => String::new(),
@@ -149,6 +195,21 @@ pub(super) fn random_source(builder: &mut Builder) -> Result<()> {
     builder.device_option("-object", format!("rng-random,filename={source},id=rng0"));
     let address = builder.pci_address("rng0");
     builder.device(format!("virtio-rng-pci,rng=rng0{limit}{address}"));
+    Ok(())
+}
+
+/// A source that cannot give anything would crash QEMU when it is first asked.
+fn check_random_source(source: &str) -> Result<()> {
+    if !std::path::Path::new(source).exists() {
+        return fail(format!("cannot create VirtIO RNG device: source file '{source}' doesn't exist"));
+    }
+    let current = "/sys/devices/virtual/misc/hw_random/rng_current";
+    if source == "/dev/hwrng" && std::fs::read_to_string(current).is_ok_and(|name| name.trim() == "none") {
+        return fail(format!(
+            "Cannot start VM with passed-through RNG device: '/dev/hwrng' exists, but '{current}' is set to 'none'. \
+             Ensure that a compatible hardware-RNG is attached to the host."
+        ));
+    }
     Ok(())
 }
 

@@ -37,7 +37,7 @@ impl Drive {
     }
 
     fn read(slot: Slot, text: &str, alloc: bool) -> Result<Self> {
-        let mut options = Properties::parse(slot.bus.format(alloc), &slot.to_string(), text)?;
+        let mut options = Properties::parse(slot.bus.format(alloc), &slot.to_string(), &without_geometry(text))?;
         let file = options.remove("file").unwrap_or_default();
         let drive = Drive { slot, file, options };
         drive.check().map_err(|text| Error::new(format!("unable to parse '{slot}': {text}")))?;
@@ -120,10 +120,22 @@ impl Drive {
     }
 }
 
-const REQUIRES: [(&str, &str); 6] = [
+/// Without the keys of a disk's geometry, which mean nothing any more. (PVE: qemu-server Drive.pm, DROPPED_PROPERTIES)
+fn without_geometry(text: &str) -> String {
+    let is_kept = |part: &&str| {
+        let key = part.split('=').next().unwrap_or_default();
+        !(part.contains('=') && matches!(key, "cyls" | "heads" | "secs" | "trans"))
+    };
+    text.split(',').filter(is_kept).collect::<Vec<_>>().join(",")
+}
+
+const REQUIRES: [(&str, &str); 9] = [
     ("mbps_max", "mbps"),
     ("mbps_rd_max", "mbps_rd"),
     ("mbps_wr_max", "mbps_wr"),
+    ("bps_max_length", "mbps_max"),
+    ("bps_rd_max_length", "mbps_rd_max"),
+    ("bps_wr_max_length", "mbps_wr_max"),
     ("iops_max_length", "iops_max"),
     ("iops_rd_max_length", "iops_rd_max"),
     ("iops_wr_max_length", "iops_wr_max"),

@@ -7,6 +7,7 @@ mod drive;
 mod machine;
 mod net;
 mod properties;
+mod readable;
 mod slot;
 mod vm;
 
@@ -15,5 +16,6 @@ pub use drive::{Drive, NewDisk};
 pub use machine::{Machine, MachineVersion, highest_pve_revision};
 pub use net::{NetDevice, random_mac};
 pub use properties::Properties;
+pub use readable::readable;
 pub use slot::{Bus, Slot};
 pub use vm::{HotplugFeatures, Vm, windows_version};

@@ -32,6 +32,11 @@ impl<'a> Vm<'a> {
         Vm { vmid, part }
     }
 
+    /// The part itself.
+    pub fn part(&self) -> &'a Part {
+        self.part
+    }
+
     /// A value as it stands in the file; empty ones count as absent.
     pub fn text(&self, key: &str) -> Option<&'a str> {
         self.part.get(key).filter(|text| !text.is_empty())

@@ -6,11 +6,17 @@ mod config;
 mod console;
 mod power;
 
-use super::capabilities;
+use super::{capabilities, cpu_models};
 use crate::registry::{Binding, delete, get, post, put};
 
 /// The methods bound here.
 pub const METHODS: &[Binding] = &[
+    get("/cluster/qemu/cpu-flags", capabilities::all_flags),
+    get("/cluster/qemu/custom-cpu-models", cpu_models::list),
+    post("/cluster/qemu/custom-cpu-models", cpu_models::create),
+    delete("/cluster/qemu/custom-cpu-models/{cputype}", cpu_models::remove),
+    get("/cluster/qemu/custom-cpu-models/{cputype}", cpu_models::one),
+    put("/cluster/qemu/custom-cpu-models/{cputype}", cpu_models::update),
     get("/nodes/{node}/capabilities/qemu/cpu", capabilities::models),
     get("/nodes/{node}/capabilities/qemu/cpu-flags", capabilities::flags),
     get("/nodes/{node}/capabilities/qemu/machines", capabilities::machines),

@@ -45,6 +45,7 @@ pub fn start(call: &Call) -> Result<Reply> {
         timeout: call.opt("timeout")?,
         machine: call.text("machine"),
         cpu,
+        mtus: launch::known_mtus(&call.text("nets-host-mtu").unwrap_or_default()),
     };
     guest::load(call.ctx, GuestKind::Qemu, vmid)?;
     call.task("qmstart", vmid, |task| launch::start(task, vmid, &how))

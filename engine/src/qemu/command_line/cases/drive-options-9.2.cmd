@@ -1,0 +1,49 @@
+/usr/bin/kvm \
+  -id 8006 \
+  -name 'vm8006,debug-threads=on' \
+  -no-shutdown \
+  -chardev 'socket,id=qmp,path=/var/run/qemu-server/8006.qmp,server=on,wait=off' \
+  -mon 'chardev=qmp,mode=control' \
+  -chardev 'socket,id=qmp-event,path=/var/run/qmeventd.sock,reconnect-ms=5000' \
+  -mon 'chardev=qmp-event,mode=control' \
+  -pidfile /var/run/qemu-server/8006.pid \
+  -daemonize \
+  -smp '1,sockets=1,cores=1,maxcpus=1' \
+  -nodefaults \
+  -boot 'menu=on,strict=on,reboot-timeout=1000,splash=/usr/share/qemu-server/bootsplash.jpg' \
+  -vnc 'unix:/var/run/qemu-server/8006.vnc,password=on' \
+  -cpu kvm64,enforce,+kvm_pv_eoi,+kvm_pv_unhalt,+lahf_lm,+sep \
+  -m 512 \
+  -object 'iothread,id=iothread-virtioscsi0' \
+  -object 'iothread,id=iothread-virtio15' \
+  -global 'PIIX4_PM.disable_s3=1' \
+  -global 'PIIX4_PM.disable_s4=1' \
+  -device 'pci-bridge,id=pci.1,chassis_nr=1,bus=pci.0,addr=0x1e' \
+  -device 'pci-bridge,id=pci.2,chassis_nr=2,bus=pci.0,addr=0x1f' \
+  -device 'pci-bridge,id=pci.3,chassis_nr=3,bus=pci.0,addr=0x5' \
+  -device 'piix3-usb-uhci,id=uhci,bus=pci.0,addr=0x1.0x2' \
+  -device 'usb-tablet,id=tablet,bus=uhci.0,port=1' \
+  -device 'VGA,id=vga,bus=pci.0,addr=0x2' \
+  -device 'virtio-balloon-pci,id=balloon0,bus=pci.0,addr=0x3,free-page-reporting=on' \
+  -iscsi 'initiator-name=iqn.1993-08.org.debian:01:aabbccdd' \
+  -drive 'file=/var/lib/vz/images/8006/vm-8006-disk-4.qcow2,if=none,id=drive-ide1,format=qcow2,cache=none,aio=io_uring,detect-zeroes=on' \
+  -device 'ide-hd,bus=ide.0,unit=1,drive=drive-ide1,id=ide1,model=a,,b,rotation_rate=1' \
+  -drive 'file=/var/lib/vz/images/8006/vm-8006-cloudinit.qcow2,if=none,id=drive-ide2,media=cdrom,format=qcow2,aio=io_uring' \
+  -device 'ide-cd,bus=ide.1,unit=0,drive=drive-ide2,id=ide2' \
+  -drive 'file=/var/lib/vz/template/iso/x.iso,if=none,id=drive-ide3,media=cdrom,format=raw,aio=io_uring' \
+  -device 'ide-cd,bus=ide.1,unit=1,drive=drive-ide3,id=ide3,bootindex=200' \
+  -device 'virtio-scsi-pci,id=virtioscsi0,bus=pci.3,addr=0x1,iothread=iothread-virtioscsi0,num_queues=4' \
+  -drive 'file=/var/lib/vz/images/8006/vm-8006-disk-0.qcow2,if=none,id=drive-scsi0,rerror=stop,werror=enospc,discard=on,readonly=on,format=qcow2,cache=none,aio=io_uring,detect-zeroes=off' \
+  -device 'scsi-hd,bus=virtioscsi0.0,channel=0,scsi-id=0,lun=0,drive=drive-scsi0,id=scsi0,wwn=0x5000c50015ea71ac,vendor=us,product=disk,serial=a b' \
+  -device 'virtio-scsi-pci,id=virtioscsi1,bus=pci.3,addr=0x2' \
+  -drive 'file=/dev/sdx,if=none,id=drive-scsi1,format=raw,cache=none,aio=io_uring,detect-zeroes=on' \
+  -device 'scsi-block,bus=virtioscsi1.0,channel=0,scsi-id=0,lun=1,drive=drive-scsi1,id=scsi1' \
+  -device 'virtio-scsi-pci,id=virtioscsi30,bus=pci.3,addr=0x1f' \
+  -drive 'file=/var/lib/vz/images/8006/vm-8006-disk-2.raw,if=none,id=drive-scsi30,discard=ignore,snapshot=off,format=raw,cache=none,aio=io_uring,detect-zeroes=on' \
+  -device 'scsi-hd,bus=virtioscsi30.0,channel=0,scsi-id=0,lun=30,drive=drive-scsi30,id=scsi30' \
+  -drive 'file=/var/lib/vz/images/8006/vm-8006-disk-3.qcow2,if=none,id=drive-virtio15,cache=writethrough,format=qcow2,aio=io_uring,detect-zeroes=on' \
+  -device 'virtio-blk-pci,drive=drive-virtio15,id=virtio15,bus=pci.2,addr=0xa,iothread=iothread-virtio15' \
+  -device 'ahci,id=ahci0,multifunction=on,bus=pci.0,addr=0x7' \
+  -drive 'file=/dev/cdrom,if=none,id=drive-sata5,media=cdrom,format=raw,aio=io_uring' \
+  -device 'ide-cd,bus=ahci0.5,drive=drive-sata5,id=sata5,bootindex=201' \
+  -machine 'type=pc+pve1'

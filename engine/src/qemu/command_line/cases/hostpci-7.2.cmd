@@ -1,0 +1,31 @@
+/usr/bin/kvm \
+  -id 8006 \
+  -name 'vm8006,debug-threads=on' \
+  -no-shutdown \
+  -chardev 'socket,id=qmp,path=/var/run/qemu-server/8006.qmp,server=on,wait=off' \
+  -mon 'chardev=qmp,mode=control' \
+  -chardev 'socket,id=qmp-event,path=/var/run/qmeventd.sock,reconnect=5' \
+  -mon 'chardev=qmp-event,mode=control' \
+  -pidfile /var/run/qemu-server/8006.pid \
+  -daemonize \
+  -smp '1,sockets=1,cores=1,maxcpus=1' \
+  -nodefaults \
+  -boot 'menu=on,strict=on,reboot-timeout=1000,splash=/usr/share/qemu-server/bootsplash.jpg' \
+  -vga none \
+  -nographic \
+  -global 'kvm-pit.lost_tick_policy=discard' \
+  -cpu 'kvm64,enforce,hv_ipi,hv_relaxed,hv_reset,hv_runtime,hv_spinlocks=0x1fff,hv_stimer,hv_synic,hv_time,hv_vapic,hv_vendor_id=proxmox,hv_vpindex,kvm=off,+kvm_pv_eoi,+kvm_pv_unhalt,+lahf_lm,+sep' \
+  -m 512 \
+  -device 'pci-bridge,id=pci.1,chassis_nr=1,bus=pci.0,addr=0x1e' \
+  -device 'pci-bridge,id=pci.2,chassis_nr=2,bus=pci.0,addr=0x1f' \
+  -device 'piix3-usb-uhci,id=uhci,bus=pci.0,addr=0x1.0x2' \
+  -device 'usb-tablet,id=tablet,bus=uhci.0,port=1' \
+  -device 'vfio-pci,host=0000:05:00.0,id=hostpci0.0,bus=pci.0,addr=0x10.0,rombar=0,x-vga=on,multifunction=on,romfile=/usr/share/kvm/x.rom' \
+  -device 'vfio-pci,host=0000:05:00.1,id=hostpci0.1,bus=pci.0,addr=0x10.1' \
+  -device 'vfio-pci,host=0000:00:02.0,id=hostpci2,bus=pci.0,addr=0x1b,bootindex=100,x-pci-vendor-id=0x1234,x-pci-sub-device-id=0xabcd' \
+  -device 'vfio-pci,host=0000:02:00.0,enable-migration=on,id=hostpci5,bus=pci.2,addr=0xe' \
+  -device 'vfio-pci,host=0000:03:00.0,enable-migration=on,id=hostpci9,bus=pci.2,addr=0x12' \
+  -device 'virtio-balloon-pci,id=balloon0,bus=pci.0,addr=0x3' \
+  -iscsi 'initiator-name=iqn.1993-08.org.debian:01:aabbccdd' \
+  -rtc 'driftfix=slew,base=localtime' \
+  -machine 'hpet=off,smm=off,type=pc-i440fx-5.1+pve0'

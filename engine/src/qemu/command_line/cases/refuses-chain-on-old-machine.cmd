@@ -1,0 +1,1 @@
+error: storage for 'chained:8006/vm-8006-disk-0.qcow2' is configured for snapshots as a volume chain - this requires QEMU machine version >= 10.0. See https://pve.proxmox.com/wiki/QEMU_Machine_Version_Upgrade

@@ -1,0 +1,1 @@
+error: vga type serial0 is not compatible with VNC clipboard

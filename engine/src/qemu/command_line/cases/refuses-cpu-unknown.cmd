@@ -1,0 +1,1 @@
+error: Custom cputype 'none' not found

@@ -1,0 +1,1 @@
+error: legacy IGD assignment requires VGA mode to be 'none'

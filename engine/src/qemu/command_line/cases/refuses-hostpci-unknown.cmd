@@ -1,0 +1,1 @@
+error: no PCI device found for '0a:00.0'

@@ -1,0 +1,1 @@
+error: scsi0: explicit media parameter is required for iso images

@@ -1,0 +1,1 @@
+error: NUMA needs to be enabled for memory hotplug

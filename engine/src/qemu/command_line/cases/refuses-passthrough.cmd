@@ -1,1 +1,0 @@
-error: option 'hostpci0' is not supported yet

@@ -1,0 +1,1 @@
+error: q35 machine model is not enabled

@@ -1,0 +1,1 @@
+error: To use AMD SEV, you need to change the BIOS to OVMF.

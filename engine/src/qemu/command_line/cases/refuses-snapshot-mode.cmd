@@ -1,0 +1,1 @@
+error: 'snapshot' option is not yet supported for '-blockdev'

@@ -1,0 +1,1 @@
+error: Memory hotplug does not work in combination with virtio-fs.
