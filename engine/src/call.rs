@@ -2,6 +2,8 @@
 
 use crate::{Context, Error, Result};
 use contract::{Method, Verb};
+use serde::Serialize;
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 use std::ops::Deref;
 use std::str::FromStr;
@@ -146,6 +148,9 @@ param_from_str!(String, i64, u64, u32, u16, usize, f64, Verb);
 pub struct Reply {
     /// The `data` of the envelope.
     pub data: Value,
+    /// Instead of `data`: the same as JSON text, for lists so long that building values first would be noticed. Only
+    /// [`registry::dispatch`](crate::registry::dispatch) gives it away; elsewhere it has become `data`.
+    pub text: Option<Box<RawValue>>,
     /// Sibling of `data`: how many entries there are in all.
     pub total: Option<u64>,
     /// Sibling of `data`: a text difference (network configuration).
@@ -180,6 +185,24 @@ impl Reply {
     /// An answer without data.
     pub fn null() -> Self {
         Reply::default()
+    }
+
+    /// A long list, written as text at once.
+    ///
+    /// # Errors
+    /// When a row cannot be written as JSON.
+    pub fn list<T: Serialize>(rows: &[T]) -> Result<Self> {
+        let text = serde_json::value::to_raw_value(rows).map_err(|error| Error::new(error.to_string()))?;
+        Ok(Reply { text: Some(text), ..Reply::default() })
+    }
+
+    /// Makes values of the text, if there is one.
+    #[must_use]
+    pub fn with_data(mut self) -> Self {
+        if let Some(text) = self.text.take() {
+            self.data = serde_json::from_str(text.get()).expect("the text was written as JSON");
+        }
+        self
     }
 
     /// Adds the total number of entries.

@@ -109,7 +109,7 @@ pub fn run(ctx: &Context, verb: Verb, template: &str, params: Map<String, Value>
     let method = contract::method(verb, template).ok_or_else(|| not_implemented(verb, template))?;
     check_node(ctx, method, &params)?;
     let params = contract::verify(method, params)?;
-    call(ctx, method, params)
+    call(ctx, method, params).map(Reply::with_data)
 }
 
 fn call(ctx: &Context, method: &'static Method, params: Map<String, Value>) -> Result<Reply> {

@@ -94,7 +94,9 @@ pub fn answer(ctx: &Context, identities: &Identities, asked: Asked) -> Answered 
 /// Answers a request of somebody who has been verified, or of nobody.
 pub fn answer_as(ctx: &Context, user: Option<&str>, asked: Asked) -> Answer {
     let (format, verb, path) = (asked.format, asked.verb, asked.path.clone());
-    match call(ctx, user, asked) {
+    // Only JSON is made of text; the other formats look into the values.
+    let is_json = matches!(format, Format::Json | Format::Extjs | Format::Htmljs);
+    match call(ctx, user, asked).map(|reply| if is_json { reply } else { reply.with_data() }) {
         Ok(reply) => match (reply.download.clone(), reply.socket.clone()) {
             (Some(download), _) => Answer::Download(download),
             (None, Some(socket)) => Answer::Socket(socket, Outcome::from(reply).render(format)),

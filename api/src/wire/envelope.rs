@@ -4,6 +4,7 @@
 
 use super::format::Format;
 use engine::{Error, Reply};
+use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
 /// The one content type of JSON answers; some clients compare the whole text.
@@ -22,6 +23,8 @@ pub struct Outcome {
     pub errors: Option<Map<String, Value>>,
     /// The answer's data.
     pub data: Value,
+    /// The same as text already, instead of it.
+    pub text: Option<Box<RawValue>>,
     /// Number of all entries.
     pub total: Option<u64>,
     /// Text difference of configurations.
@@ -48,6 +51,7 @@ impl From<Reply> for Outcome {
             message: String::new(),
             errors: None,
             data: reply.data,
+            text: reply.text,
             total: reply.total,
             changes: reply.changes,
         }
@@ -67,6 +71,7 @@ impl From<Error> for Outcome {
             message: format!("{}{end}", error.message()),
             errors,
             data: Value::Null,
+            text: None,
             total: None,
             changes: None,
         }
@@ -90,10 +95,8 @@ impl Outcome {
         }
     }
 
-    /// `data` and its siblings; without `success` and `status`.
-    fn members(&mut self) -> Map<String, Value> {
-        let mut members = Map::new();
-        members.insert("data".into(), self.data.take());
+    /// The envelope's text: `data`, its siblings, and members that the format adds.
+    fn body(&mut self, mut members: Map<String, Value>) -> String {
         if let Some(errors) = self.errors.take() {
             members.insert("errors".into(), Value::Object(errors));
         }
@@ -108,21 +111,27 @@ impl Outcome {
         } else {
             members.insert("message".into(), json!(self.message));
         }
-        members
+        let Some(text) = self.text.take() else {
+            members.insert("data".into(), self.data.take());
+            return Value::Object(members).to_string();
+        };
+        let siblings = Value::Object(members).to_string();
+        let separator = if siblings == "{}" { "" } else { "," };
+        format!("{{\"data\":{}{separator}{}", text.get(), &siblings[1..])
     }
 
     fn json(mut self) -> Rendered {
-        let body = Value::Object(self.members()).to_string().into_bytes();
+        let body = self.body(Map::new()).into_bytes();
         Rendered { status: self.status, reason: self.message, content_type: JSON_TYPE, body }
     }
 
     fn extjs(mut self, content_type: &'static str, encode: impl FnOnce(String) -> Vec<u8>) -> Rendered {
-        let mut members = self.members();
+        let mut members = Map::new();
         members.insert("success".into(), json!(u8::from(self.is_success())));
         if !self.is_success() {
             members.insert("status".into(), json!(self.status));
         }
-        let body = encode(Value::Object(members).to_string());
+        let body = encode(self.body(members));
         Rendered { status: 200, reason: String::new(), content_type, body }
     }
 
@@ -196,6 +205,12 @@ mod tests {
         assert_eq!(
             body(&Outcome::from(Reply::from(json!([1])).total(7)).render(Format::Extjs)),
             json!({"data": [1], "success": 1, "total": 7})
+        );
+        let list = || Reply::list(&[1, 2]).unwrap();
+        assert_eq!(Outcome::from(list()).render(Format::Json).body, b"{\"data\":[1,2]}");
+        assert_eq!(
+            body(&Outcome::from(list().total(7)).render(Format::Extjs)),
+            json!({"data": [1, 2], "success": 1, "total": 7})
         );
     }
 

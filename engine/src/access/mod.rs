@@ -30,6 +30,7 @@ mod store;
 pub mod ticket;
 pub mod token;
 mod user_config;
+mod view;
 pub mod vnc_ticket;
 
 pub use bridge::check_bridge;
@@ -37,6 +38,7 @@ pub use identity::{TokenId, UserId};
 pub use method::check_method;
 pub use privilege::{Privilege, PrivilegeSet};
 pub use user_config::UserConfig;
+pub use view::View;
 
 use crate::{Context, Result, Vmid};
 

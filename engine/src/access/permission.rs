@@ -40,18 +40,46 @@ enum Subject<'a> {
     Token(&'a TokenId),
 }
 
+/// Somebody whose rights are asked for, looked up once.
+#[derive(Debug)]
+pub enum Someone {
+    /// A user, who need not exist.
+    User(UserId),
+    /// A token that exists, and whether its rights are separate from its user's.
+    Token(TokenId, bool),
+    /// Nobody that there could be.
+    Nobody,
+}
+
+impl Someone {
+    /// Who goes by this name, a user's or a token's.
+    pub fn find(config: &UserConfig, caller: &str) -> Self {
+        if let Ok(user) = caller.parse() {
+            return Someone::User(user);
+        }
+        let Ok(token) = caller.parse::<TokenId>() else { return Someone::Nobody };
+        match config.token(&token).map(|found| found.separate) {
+            Ok(separate) => Someone::Token(token, separate),
+            Err(_) => Someone::Nobody,
+        }
+    }
+
+    /// What they may do on a normalised path.
+    pub fn rights(&self, config: &UserConfig, path: &str) -> Rights {
+        match self {
+            Someone::User(user) => rights_of_user(config, user, path),
+            Someone::Token(token, false) => rights_of_user(config, &token.user, path),
+            Someone::Token(token, true) => {
+                compile(config, Subject::Token(token), path).both(rights_of_user(config, &token.user, path))
+            }
+            Someone::Nobody => Rights::default(),
+        }
+    }
+}
+
 /// What `caller`, a user or a token, may do on a normalised path. Somebody who does not exist may do nothing.
 pub fn rights(config: &UserConfig, caller: &str, path: &str) -> Rights {
-    if let Ok(user) = caller.parse::<UserId>() {
-        return rights_of_user(config, &user, path);
-    }
-    let Ok(token) = caller.parse::<TokenId>() else { return Rights::default() };
-    let Ok(found) = config.token(&token) else { return Rights::default() };
-    let of_user = rights_of_user(config, &token.user, path);
-    if !found.separate {
-        return of_user;
-    }
-    compile(config, Subject::Token(&token), path).both(of_user)
+    Someone::find(config, caller).rights(config, path)
 }
 
 fn rights_of_user(config: &UserConfig, user: &UserId, path: &str) -> Rights {

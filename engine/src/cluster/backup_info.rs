@@ -1,6 +1,7 @@
 //! `/cluster/backup-info`: which guests no backup job covers.
 //! (PVE: pve-manager PVE/API2/Cluster/BackupInfo.pm; PVE/VZDump.pm, get_included_guests)
 
+use crate::access::View;
 use crate::config::section::{Section, SectionConfig};
 use crate::live::{self, GuestRow};
 use crate::{Call, Context, Reply, Result, access, file, types};
@@ -10,9 +11,10 @@ use serde_json::{Value, json};
 pub fn not_backed_up(call: &Call) -> Result<Reply> {
     let jobs = SectionConfig::parse(&file::read_or_empty(&call.ctx.root.etc_pve("jobs.cfg"))?);
     let jobs: Vec<&Section> = jobs.sections.values().filter(|job| job.kind == "vzdump").collect();
+    let view = View::of(call.ctx)?;
     let rows = live::guests(call.ctx)?
         .iter()
-        .filter(|guest| !jobs.iter().any(|job| covers(call.ctx, job, guest)) && guest.is_visible_to(call.ctx))
+        .filter(|guest| !jobs.iter().any(|job| covers(call.ctx, job, guest)) && guest.is_visible_to(&view))
         .map(row)
         .collect();
     Ok(Reply::from(Value::Array(rows)))

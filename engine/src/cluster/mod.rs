@@ -8,5 +8,3 @@ pub mod nextid;
 pub mod options;
 pub mod resources;
 pub mod status;
-
-pub use resources::{plain_number, traffic};

@@ -128,7 +128,8 @@ fn allowed_tags(ctx: &Context, options: &DatacenterOptions) -> Result<BTreeSet<S
     let mode = access["user-allow"].as_str().unwrap_or("free");
     let mut tags = BTreeSet::new();
     if matches!(mode, "free" | "existing") {
-        for row in live::guests(ctx)?.iter().filter(|row| row.is_visible_to(ctx)) {
+        let view = access::View::of(ctx)?;
+        for row in live::guests(ctx)?.iter().filter(|row| row.is_visible_to(&view)) {
             tags.extend(row.facts.tags.iter().flat_map(|tags| crate::types::split_list(tags)));
         }
     }

@@ -8,6 +8,10 @@ use contract::format::size;
 const MIB: u64 = 1 << 20;
 /// Memory of a guest that names none.
 const DEFAULT_MEMORY: u64 = 512;
+/// Weight of a VM that names none.
+const DEFAULT_SHARES: u64 = 1000;
+/// What a container's root is taken for when its size is not known.
+const DEFAULT_ROOT: u64 = 4 << 30;
 
 /// Facts of a guest that do not depend on whether it runs.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -26,12 +30,20 @@ pub struct GuestFacts {
     pub tags: Option<String>,
     /// Processors; 0 means as many as the node has.
     pub cpus: f64,
+    /// The number counts even if the node has fewer.
+    pub has_cpus_by_name: bool,
     /// Bytes of memory.
     pub memory: u64,
     /// Bytes of swap (containers).
     pub swap: u64,
     /// Bytes of the disk it starts from.
     pub disk: u64,
+    /// Bytes of memory that ballooning leaves it (VMs that have it).
+    pub balloon_min: Option<u64>,
+    /// Its weight when memory is short (VMs with ballooning).
+    pub shares: Option<u64>,
+    /// It has a serial port that can be opened as a terminal (VMs).
+    pub has_serial: bool,
     /// Numbers of lines that cannot be read.
     pub unreadable_lines: Vec<usize>,
 }
@@ -50,20 +62,27 @@ impl GuestFacts {
             unreadable_lines: config.problems.iter().map(|(line, _)| *line).collect(),
             ..GuestFacts::default()
         };
+        let balloon = number(part, "balloon");
         match config.kind {
             GuestKind::Qemu => GuestFacts {
                 name: text("name"),
                 cpus: vm_cpus(part),
+                has_cpus_by_name: number(part, "vcpus").is_some(),
+                balloon_min: balloon.map(|mib| mib as u64 * MIB),
+                shares: balloon
+                    .map(|_| part.get("shares").and_then(|text| text.parse().ok()).unwrap_or(DEFAULT_SHARES)),
+                has_serial: part.indexed("serial").any(|(_, port)| port == "socket"),
                 memory: vm_memory(part) * MIB,
                 disk: boot_disk(part).and_then(disk_size).unwrap_or(0),
                 ..common
             },
             GuestKind::Lxc => GuestFacts {
-                name: text("hostname"),
+                name: text("hostname").map(|name| name.split_whitespace().collect()),
                 cpus: number(part, "cores").or_else(|| number(part, "cpulimit")).unwrap_or(0.0),
+                has_cpus_by_name: true,
                 memory: number(part, "memory").map_or(DEFAULT_MEMORY, |mib| mib as u64) * MIB,
-                swap: number(part, "swap").map_or(DEFAULT_MEMORY, |mib| mib as u64) * MIB,
-                disk: part.get("rootfs").and_then(disk_size).unwrap_or(0),
+                swap: number(part, "swap").map_or(0, |mib| mib as u64) * MIB,
+                disk: part.get("rootfs").and_then(disk_size).filter(|size| *size > 0).unwrap_or(DEFAULT_ROOT),
                 ..common
             },
         }
@@ -133,7 +152,7 @@ mod tests {
     fn a_container() {
         let facts =
             facts(GuestKind::Lxc, "hostname: c\ncpulimit: 0.5\nrootfs: local:1/a.raw,size=512M\nlock: backup\n??\n");
-        assert_eq!((facts.cpus, facts.memory, facts.swap, facts.disk), (0.5, 512 * MIB, 512 * MIB, 512 * MIB));
+        assert_eq!((facts.cpus, facts.memory, facts.swap, facts.disk), (0.5, 512 * MIB, 0, 512 * MIB));
         assert_eq!(facts.lock.as_deref(), Some("backup"));
         assert_eq!(facts.unreadable_lines, [5]);
     }

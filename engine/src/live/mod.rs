@@ -8,25 +8,30 @@
 //! ```
 //! A reader takes over what has happened before it reads, so a list is never older than the files. The thread exists for
 //! what nobody reads: it notices ends, measures load, and keeps the kernel's queue short. Nothing here writes a file or
-//! waits for a guest or a storage.
+//! waits for a guest or a storage, but the thread of the VMs, which waits for each of them a moment.
 
 pub mod counters;
 mod facts;
 pub mod node;
+pub mod pressure;
+mod row;
 mod running;
 mod state;
 mod storages;
 mod watch;
 
 pub use facts::GuestFacts;
+pub use row::{Look, ResourceRow, StatusRow, plain_number};
 pub use running::{Running, Usage, ticks_per_second};
 pub use storages::storages;
 
+use crate::access::{self, View};
 use crate::config::guest::GuestKind;
-use crate::{Context, Result, Vmid, access, error::ResultExt, storage};
+use crate::{Context, Result, Vmid, error::ResultExt, qemu, storage};
 use node::{CpuLoad, CpuMeter};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use state::Table;
+use std::borrow::Cow;
 use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -60,9 +65,9 @@ pub struct GuestRow {
 }
 
 impl GuestRow {
-    /// Whether the context's caller may see it.
-    pub fn is_visible_to(&self, ctx: &Context) -> bool {
-        ctx.caller.is_root() || access::has(ctx, &format!("/vms/{}", self.vmid), &["VM.Audit"])
+    /// Whether somebody may see it.
+    pub fn is_visible_to(&self, view: &View) -> bool {
+        view.has(&format!("/vms/{}", self.vmid), "VM.Audit")
     }
 
     /// `running` or `stopped`.
@@ -71,17 +76,21 @@ impl GuestRow {
     }
 
     /// Its name; a made-up one when none is configured. (PVE: vmstatus of VMs and of containers)
-    pub fn name(&self) -> String {
-        self.facts.name.clone().unwrap_or_else(|| match self.kind {
-            GuestKind::Qemu => format!("VM {}", self.vmid),
-            GuestKind::Lxc => format!("CT{}", self.vmid),
-        })
+    pub fn name(&self) -> Cow<'_, str> {
+        match (&self.facts.name, self.kind) {
+            (Some(name), _) => name.into(),
+            (None, GuestKind::Qemu) => format!("VM {}", self.vmid).into(),
+            (None, GuestKind::Lxc) => format!("CT{}", self.vmid).into(),
+        }
     }
 
-    /// Processors that it can use: never more than the node has, unless it was given them by name.
-    pub fn cpus(&self) -> f64 {
-        let host = node::cpu_count() as f64;
-        if self.facts.cpus > 0.0 { self.facts.cpus.min(host) } else { host }
+    /// Processors that it can use on a node with `host` of them: not more than those, unless it was given them by name.
+    pub fn cpus(&self, host: f64) -> f64 {
+        match self.facts.cpus {
+            cpus if cpus <= 0.0 => host,
+            cpus if self.facts.has_cpus_by_name => cpus,
+            cpus => cpus.min(host),
+        }
     }
 }
 
@@ -89,7 +98,7 @@ impl GuestRow {
 pub struct Live {
     shared: Arc<Shared>,
     stop: Arc<OwnedFd>,
-    thread: Option<JoinHandle<()>>,
+    threads: Vec<JoinHandle<()>>,
 }
 
 /// What readers and the thread have in common.
@@ -124,22 +133,20 @@ pub fn start(ctx: &Context) -> Result<Arc<Live>> {
     });
     shared.cpu_load();
     let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
-    let thread = std::thread::Builder::new()
-        .name("live".into())
-        .stack_size(256 * 1024)
-        .spawn({
-            let (shared, stop) = (shared.clone(), stop.clone());
-            move || follow(&shared, &stop)
-        })
-        .context(|| "unable to start a thread")?;
-    Ok(Arc::new(Live { shared, stop, thread: Some(thread) }))
+    let begin = |name: &str, work: fn(&Shared, &OwnedFd)| {
+        let (shared, stop) = (shared.clone(), stop.clone());
+        let thread = std::thread::Builder::new().name(name.into()).stack_size(256 * 1024);
+        thread.spawn(move || work(&shared, &stop)).context(|| "unable to start a thread")
+    };
+    let threads = vec![begin("live", follow)?, begin("machines", ask_machines)?];
+    Ok(Arc::new(Live { shared, stop, threads }))
 }
 
 impl Drop for Live {
     fn drop(&mut self) {
         // Writing to an event counter that nobody has filled cannot block or fail.
         let _ = rustix::io::write(&self.stop, &1u64.to_ne_bytes());
-        if let Some(thread) = self.thread.take() {
+        for thread in self.threads.drain(..) {
             // It ends without a result.
             let _ = thread.join();
         }
@@ -192,6 +199,21 @@ fn follow(shared: &Shared, stop: &OwnedFd) {
         if Instant::now() >= measure_at {
             shared.cpu_load();
             measure_at = Instant::now() + MEASURE;
+        }
+    }
+}
+
+/// The thread that asks what only QEMU knows: it waits for each VM a moment, and lists wait for none.
+fn ask_machines(shared: &Shared, stop: &OwnedFd) {
+    while !wait_for(&[stop.as_fd()], MEASURE) {
+        let machines = shared.lock_guests().0.running_machines();
+        for (vmid, process) in machines {
+            if let Ok(told) = qemu::status::told(&shared.ctx, vmid) {
+                shared.lock_guests().0.take_told(vmid, process, &told);
+            }
+            if wait_for(&[stop.as_fd()], Duration::ZERO) {
+                return;
+            }
         }
     }
 }

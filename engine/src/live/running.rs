@@ -3,6 +3,7 @@
 //! A VM is its process: the one that its pid file names, if that is still a QEMU of this guest. A container is its init,
 //! which its monitor knows.
 
+use super::pressure::Pressure;
 use crate::config::guest::GuestKind;
 use crate::process::ProcessId;
 use crate::{Context, Vmid, lxc, qemu};
@@ -22,12 +23,25 @@ pub struct Usage {
     pub memory: u64,
     /// Bytes of swap (containers).
     pub swap: u64,
+    /// Bytes of memory in use inside, if the guest tells (VMs with a balloon).
+    pub memory_inside: Option<u64>,
     /// Bytes of its root file system in use (containers).
     pub disk: u64,
+    /// Bytes of its root file system (containers).
+    pub disk_total: Option<u64>,
     /// Bytes read from disks.
     pub disk_read: u64,
     /// Bytes written to disks.
     pub disk_written: u64,
+}
+
+impl Usage {
+    /// Takes over what only the guest's QEMU can tell, which is asked apart from all else.
+    pub fn take_told(&mut self, told: &Usage) {
+        self.memory_inside = told.memory_inside;
+        self.disk_read = told.disk_read;
+        self.disk_written = told.disk_written;
+    }
 }
 
 /// A guest that runs, with what was measured of it.
@@ -41,6 +55,8 @@ pub struct Running {
     pub usage: Usage,
     /// Processors that it kept busy between the last two looks.
     pub busy: f64,
+    /// How long it waited lately.
+    pub pressure: Pressure,
     seen: Instant,
 }
 
@@ -51,7 +67,8 @@ impl Running {
         // The number may have gone to another process before it was opened.
         process.is_alive().then_some(())?;
         let usage = usage(ctx, kind, vmid, process);
-        Some(Running { process, pidfd: Arc::new(pidfd), usage, busy: 0.0, seen: Instant::now() })
+        let pressure = Pressure::of(kind, vmid);
+        Some(Running { process, pidfd: Arc::new(pidfd), usage, busy: 0.0, pressure, seen: Instant::now() })
     }
 
     /// Looks again.
@@ -63,7 +80,12 @@ impl Running {
             let ticks = usage.cpu_ticks.saturating_sub(self.usage.cpu_ticks);
             self.busy = ticks as f64 / ticks_per_second() as f64 / seconds;
             self.seen = now;
+            let told = self.usage;
             self.usage = usage;
+            if kind == GuestKind::Qemu {
+                self.usage.take_told(&told);
+            }
+            self.pressure = Pressure::of(kind, vmid);
         }
     }
 

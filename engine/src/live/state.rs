@@ -1,10 +1,11 @@
 //! The table of guests, kept equal to the files and processes of the node.
 
 use super::facts::GuestFacts;
-use super::running::{self, Running};
+use super::running::{self, Running, Usage};
 use super::watch::{Changes, KINDS, Watch};
 use super::{GuestRow, Problem};
 use crate::config::guest::{GuestConfig, GuestKind};
+use crate::process::ProcessId;
 use crate::{Context, Result, Vmid, guest};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::collections::{BTreeMap, BTreeSet};
@@ -74,6 +75,20 @@ impl Table {
     /// Files that cannot be read, or not in full.
     pub fn problems(&self) -> Vec<Problem> {
         self.problems.values().cloned().collect()
+    }
+
+    /// VMs that run.
+    pub fn running_machines(&self) -> Vec<(Vmid, ProcessId)> {
+        let machines = self.entries.iter().filter(|((_, kind), _)| *kind == GuestKind::Qemu);
+        machines.filter_map(|((vmid, _), entry)| Some((*vmid, entry.running.as_ref()?.process))).collect()
+    }
+
+    /// Takes over what a VM's QEMU has told, if it is still the same.
+    pub fn take_told(&mut self, vmid: Vmid, process: ProcessId, told: &Usage) {
+        let entry = self.entries.get_mut(&(vmid, GuestKind::Qemu)).and_then(|entry| entry.running.as_mut());
+        if let Some(running) = entry.filter(|running| running.process == process) {
+            running.usage.take_told(told);
+        }
     }
 
     /// What ends when a guest does.

@@ -3,9 +3,9 @@
 use super::cgroup::{self, Hierarchies};
 use super::monitor;
 use crate::config::guest::GuestKind;
-use crate::live::{self, GuestFacts, GuestRow, Running, Usage};
+use crate::live::{self, GuestFacts, GuestRow, Look, Running, StatusRow, Usage};
 use crate::process::ProcessId;
-use crate::{Context, Result, Vmid, command, guest, node};
+use crate::{Context, Result, Vmid, command, guest};
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
 
@@ -23,12 +23,14 @@ pub fn candidates(ctx: &Context) -> Vec<Vmid> {
 /// What a running container has used.
 pub fn usage(ctx: &Context, vmid: Vmid, init: ProcessId) -> Usage {
     let used = Hierarchies::of_host().map(|hierarchies| cgroup::usage(ctx, &hierarchies, vmid)).unwrap_or_default();
-    let root = rustix::fs::statvfs(format!("/proc/{}/root/", init.pid));
+    let root = rustix::fs::statvfs(format!("/proc/{}/root/", init.pid)).ok();
     Usage {
         cpu_ticks: used.cpu_time * live::ticks_per_second() / 1_000_000,
         memory: used.memory,
+        memory_inside: None,
         swap: used.swap,
-        disk: root.map_or(0, |root| (root.f_blocks - root.f_bfree) * root.f_frsize),
+        disk: root.as_ref().map_or(0, |root| (root.f_blocks - root.f_bfree) * root.f_frsize),
+        disk_total: root.map(|root| root.f_blocks * root.f_frsize),
         disk_read: used.read,
         disk_written: used.written,
     }
@@ -45,12 +47,8 @@ pub fn current(ctx: &Context, vmid: Vmid) -> Result<Map<String, Value>> {
         running.busy = known.filter(|known| known.process == running.process).map_or(0.0, |known| known.busy);
     }
     let row = GuestRow { vmid, kind: GuestKind::Lxc, facts: Arc::new(GuestFacts::of(&config)), running };
-    let mut status = node::guests::row_now(&row);
-    if let Some(init) = init
-        && let Ok(root) = rustix::fs::statvfs(format!("/proc/{}/root/", init.pid))
-    {
-        status.insert("maxdisk".into(), json!(root.f_blocks * root.f_frsize));
-    }
+    let look = Look::at(std::slice::from_ref(&row));
+    let mut status = StatusRow::new(&row, &look).into_map();
     status.insert("ha".into(), json!({"managed": 0}));
     Ok(status)
 }

@@ -34,21 +34,32 @@ impl Monitor {
     /// # Errors
     /// `VM N not running`.
     pub fn connect(ctx: &Context, vmid: Vmid) -> Result<Self> {
-        let mut monitor = Self::open(ctx, vmid, "qmp")?;
-        monitor.read_message("qmp_capabilities", Instant::now() + Duration::from_secs(30), |message| {
-            message.get("QMP").is_some()
-        })?;
-        monitor.execute("qmp_capabilities", json!({}))?;
-        Ok(monitor)
+        Self::open(ctx, vmid, "qmp")?.greeted(Duration::from_secs(30))
+    }
+
+    /// Connects to the socket for events, which answers as well: for looks that must not be in the way of a task.
+    pub fn connect_beside(ctx: &Context, vmid: Vmid, timeout: Duration) -> Result<Self> {
+        Self::open_at(ctx, vmid, &files::event_socket(ctx, vmid), "event")?.greeted(timeout)
+    }
+
+    fn greeted(mut self, timeout: Duration) -> Result<Self> {
+        let until = Instant::now() + timeout;
+        self.read_message("qmp_capabilities", until, |message| message.get("QMP").is_some())?;
+        self.execute_within("qmp_capabilities", json!({}), timeout.min(default_timeout("qmp_capabilities")))?;
+        Ok(self)
     }
 
     fn open(ctx: &Context, vmid: Vmid, ending: &str) -> Result<Self> {
+        Self::open_at(ctx, vmid, &files::path(ctx, vmid, ending), ending)
+    }
+
+    fn open_at(ctx: &Context, vmid: Vmid, path: &std::path::Path, what: &str) -> Result<Self> {
         if files::process(ctx, vmid).is_none() {
             crate::bail!("VM {vmid} not running");
         }
-        let stream = UnixStream::connect(files::path(ctx, vmid, ending))
-            .map_err(|_| Error::new(format!("VM {vmid}: unable to open monitor socket")))?;
-        Ok(Monitor { stream: BufReader::new(stream), label: format!("VM {vmid} {ending}") })
+        let stream =
+            UnixStream::connect(path).map_err(|_| Error::new(format!("VM {vmid}: unable to open monitor socket")))?;
+        Ok(Monitor { stream: BufReader::new(stream), label: format!("VM {vmid} {what}") })
     }
 
     /// Runs a command within its usual time.

@@ -1,117 +1,38 @@
-//! Whether a VM runs and what it uses. [`probe`] reads a few files of `/proc`; only [`current`] asks QEMU itself.
+//! Whether a VM runs and what it says of itself. Lists come from the live state; only what is here asks QEMU.
 
-use super::config::{BootOrder, Slot, Vm};
+use super::config::Vm;
 use super::{files, qmp::Monitor};
-use crate::config::guest::GuestConfig;
-use crate::{Context, Result, Vmid, network};
+use crate::config::guest::{GuestConfig, GuestKind};
+use crate::live::{self, GuestFacts, GuestRow, Look, Running, StatusRow, Usage};
+use crate::{Context, Result, Vmid};
 use serde_json::{Map, Value, json};
-use std::fs;
+use std::sync::Arc;
+use std::time::Duration;
 
-/// A running VM as the kernel sees it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Running {
-    /// The process of QEMU.
-    pub pid: u32,
-    /// Seconds since it was started.
-    pub uptime: u64,
-    /// Clock ticks that it has run, in user and kernel mode.
-    pub cpu_ticks: u64,
-    /// Bytes of memory that it holds.
-    pub mem: u64,
-}
-
-/// Looks for a VM's process; cheap enough for lists.
-pub fn probe(ctx: &Context, vmid: Vmid) -> Option<Running> {
-    let process = files::process(ctx, vmid)?;
-    let stat = fs::read_to_string(format!("/proc/{}/stat", process.pid)).ok()?;
-    let fields: Vec<&str> = stat[stat.rfind(')')? + 1..].split_ascii_whitespace().collect();
-    let field = |number: usize| fields.get(number).and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
-    let boot: f64 = fs::read_to_string("/proc/uptime").ok()?.split(' ').next()?.parse().ok()?;
-    let hertz = rustix::param::clock_ticks_per_second();
-    Some(Running {
-        pid: process.pid,
-        uptime: (boot as u64).saturating_sub(process.start / hertz),
-        cpu_ticks: field(11) + field(12),
-        mem: field(21) * rustix::param::page_size() as u64,
-    })
-}
+/// How long QEMU may take for what lists want to know.
+const TOLD: Duration = Duration::from_secs(1);
 
 /// Whether a VM runs.
 pub fn is_running(ctx: &Context, vmid: Vmid) -> bool {
     files::process(ctx, vmid).is_some()
 }
 
-/// The row of a VM in lists: configuration and what [`probe`] found. (PVE: qemu-server QemuServer.pm, vmstatus)
-pub fn row(ctx: &Context, vmid: Vmid, config: &GuestConfig, running: Option<Running>) -> Map<String, Value> {
-    let vm = Vm::new(vmid, &config.current);
-    let mut cpus = (vm.sockets() * vm.cores()).min(ctx.host.cpu_count());
-    if vm.number("vcpus").is_some_and(|count| count > 0) {
-        cpus = vm.vcpus();
-    }
-    let (from_guest, to_guest) = if running.is_some() { traffic(vmid, &vm) } else { (0, 0) };
-    let mut row = json!({
-        "vmid": vmid.number(),
-        "status": if running.is_some() { "running" } else { "stopped" },
-        "name": vm.text("name").map_or_else(|| format!("VM {vmid}"), str::to_owned),
-        "cpus": cpus,
-        "cpu": 0,
-        "maxmem": vm.memory().unwrap_or(512) << 20,
-        "mem": running.map_or(0, |running| running.mem),
-        "memhost": running.map_or(0, |running| running.mem),
-        "disk": 0,
-        "maxdisk": boot_disk_size(&vm),
-        "uptime": running.map_or(0, |running| running.uptime),
-        "netin": to_guest,
-        "netout": from_guest,
-        "diskread": 0,
-        "diskwrite": 0,
-    });
-    let row = row.as_object_mut().expect("it was written as an object");
-    if let Some(running) = running {
-        row.insert("pid".into(), running.pid.into());
-    }
-    if vm.is_template() {
-        row.insert("template".into(), 1.into());
-    }
-    if vm.indexed("serial").iter().any(|(_, port)| *port == "socket") {
-        row.insert("serial".into(), 1.into());
-    }
-    for key in ["lock", "tags"] {
-        if let Some(text) = vm.text(key) {
-            row.insert(key.into(), text.into());
+/// Everything about one VM, from QEMU as well when it runs. Whether it runs is looked up now, because clients wait on this
+/// for the end of a start or stop. (PVE: qemu-server PVE/API2/Qemu.pm, vm_status)
+pub fn current(ctx: &Context, vmid: Vmid, config: &GuestConfig) -> Result<Value> {
+    let process = files::process(ctx, vmid);
+    let mut running = process.and_then(|process| Running::begin(ctx, GuestKind::Qemu, vmid, process));
+    if let Some(running) = &mut running {
+        // The load between two looks is known to whoever looks regularly.
+        let known = live::guests(ctx)?.into_iter().find(|row| row.vmid == vmid).and_then(|row| row.running);
+        if let Some(known) = known.filter(|known| known.process == running.process) {
+            running.busy = known.busy;
+            running.usage.take_told(&known.usage);
         }
     }
-    if let Some(least) = vm.number("balloon").filter(|least| *least > 0) {
-        row.insert("balloon_min".into(), (least << 20).into());
-        row.insert("shares".into(), vm.number("shares").unwrap_or(1000).into());
-    }
-    std::mem::take(row)
-}
-
-fn traffic(vmid: Vmid, vm: &Vm) -> (u64, u64) {
-    let taps = vm.indexed("net").into_iter().map(|(number, _)| super::command_line::tap_name(vmid, number));
-    taps.map(|tap| network::traffic(&tap)).fold((0, 0), |sum, (from, to)| (sum.0 + from, sum.1 + to))
-}
-
-/// The size of the first disk that the VM boots from. (PVE: Drive.pm, bootdisk_size)
-fn boot_disk_size(vm: &Vm) -> u64 {
-    let names = match BootOrder::parse(vm.text("boot")) {
-        Ok(BootOrder::Devices(names)) => names,
-        _ => vm.text("bootdisk").map(str::to_owned).into_iter().collect(),
-    };
-    let drives = vm.drives().unwrap_or_default();
-    names
-        .iter()
-        .filter_map(|name| Slot::of_key(name))
-        .filter_map(|slot| drives.iter().find(|(found, drive)| *found == slot && !drive.is_cdrom()))
-        .find_map(|(_, drive)| drive.size())
-        .unwrap_or(0)
-}
-
-/// Everything about one VM, from QEMU as well when it runs.
-pub fn current(ctx: &Context, vmid: Vmid, config: &GuestConfig) -> Result<Value> {
-    let running = probe(ctx, vmid);
-    let mut row = row(ctx, vmid, config, running);
+    let is_running = running.is_some();
+    let guest = GuestRow { vmid, kind: GuestKind::Qemu, facts: Arc::new(GuestFacts::of(config)), running };
+    let mut row = StatusRow::new(&guest, &Look::at(std::slice::from_ref(&guest))).into_map();
     let vm = Vm::new(vmid, &config.current);
     row.insert("ha".into(), json!({"managed": 0}));
     if vm.text("vga").is_some_and(|vga| vga.contains("qxl") || vga.contains("virtio")) {
@@ -120,16 +41,27 @@ pub fn current(ctx: &Context, vmid: Vmid, config: &GuestConfig) -> Result<Value>
     if vm.agent().unwrap_or_default().is_some() {
         row.insert("agent".into(), 1.into());
     }
-    let status = row["status"].clone();
-    row.insert("qmpstatus".into(), status);
-    if running.is_some()
-        && let Err(error) = ask_qemu(ctx, vmid, &mut row)
-        && is_running(ctx, vmid)
-    {
-        // A VM that does not answer is still a running one; what could not be asked is missing from the answer.
-        eprintln!("status of VM {vmid}: {error}");
+    row.insert("qmpstatus".into(), guest.status().into());
+    if is_running {
+        row.insert("nics".into(), nics(vmid));
+        if let Err(error) = ask_qemu(ctx, vmid, &mut row)
+            && self::is_running(ctx, vmid)
+        {
+            // A VM that does not answer is still a running one; what could not be asked is missing from the answer.
+            eprintln!("status of VM {vmid}: {error}");
+        }
     }
     Ok(Value::Object(row))
+}
+
+/// What each network device has received and sent.
+fn nics(vmid: Vmid) -> Value {
+    let counters = live::counters::read().into_iter().filter(|counter| counter.vmid == vmid.number());
+    let counted = counters.map(|counter| {
+        let name = super::command_line::tap_name(vmid, counter.device);
+        (name, json!({"netin": counter.received, "netout": counter.sent}))
+    });
+    Value::Object(counted.collect())
 }
 
 fn ask_qemu(ctx: &Context, vmid: Vmid, row: &mut Map<String, Value>) -> Result<()> {
@@ -143,16 +75,62 @@ fn ask_qemu(ctx: &Context, vmid: Vmid, row: &mut Map<String, Value>) -> Result<(
         row.insert("running-machine".into(), machine.into());
     }
     let blocks = monitor.execute("query-blockstats", json!({}))?;
-    let total = |key: &str| -> u64 {
-        blocks.as_array().into_iter().flatten().filter_map(|block| block["stats"][key].as_u64()).sum()
-    };
-    row.insert("diskread".into(), total("rd_bytes").into());
-    row.insert("diskwrite".into(), total("wr_bytes").into());
+    row.insert("diskread".into(), total(&blocks, "rd_bytes").into());
+    row.insert("diskwrite".into(), total(&blocks, "wr_bytes").into());
+    row.insert("blockstat".into(), by_drive(&blocks));
     // Fails without a balloon.
     if let Ok(balloon) = monitor.execute("query-balloon", json!({})) {
+        if let Some(inside) = memory_inside(&balloon) {
+            row.insert("mem".into(), inside.into());
+            row.insert("freemem".into(), balloon["free_mem"].clone());
+        }
+        if let Some(most) = balloon["max_mem"].as_u64() {
+            row.insert("maxmem".into(), most.into());
+        }
         row.insert("balloon".into(), balloon["actual"].clone());
+        row.insert("ballooninfo".into(), balloon);
     }
     Ok(())
+}
+
+/// What only QEMU knows of a running VM, for lists. Asked on the socket for events, so that no task waits for it.
+///
+/// # Errors
+/// When QEMU does not answer soon.
+pub fn told(ctx: &Context, vmid: Vmid) -> Result<Usage> {
+    let mut monitor = Monitor::connect_beside(ctx, vmid, TOLD)?;
+    let blocks = monitor.execute_within("query-blockstats", json!({}), TOLD)?;
+    // Fails without a balloon.
+    let balloon = monitor.execute_within("query-balloon", json!({}), TOLD).unwrap_or_default();
+    Ok(Usage {
+        disk_read: total(&blocks, "rd_bytes"),
+        disk_written: total(&blocks, "wr_bytes"),
+        memory_inside: memory_inside(&balloon),
+        ..Usage::default()
+    })
+}
+
+/// The sum of a counter over all drives.
+fn total(blocks: &Value, key: &str) -> u64 {
+    blocks.as_array().into_iter().flatten().filter_map(|block| block["stats"][key].as_u64()).sum()
+}
+
+/// The counters of each drive, by the name that the configuration has for it.
+fn by_drive(blocks: &Value) -> Value {
+    let named = blocks.as_array().into_iter().flatten().filter_map(|block| {
+        let text = |key: &str| block[key].as_str().filter(|text| !text.is_empty());
+        let id = text("device").or_else(|| {
+            let parts = text("qdev")?.split('/');
+            parts.filter(|part| !part.is_empty() && *part != "virtio-backend").next_back()
+        })?;
+        Some((id.strip_prefix("drive-").unwrap_or(id).to_owned(), block["stats"].clone()))
+    });
+    Value::Object(named.collect())
+}
+
+/// Bytes that the guest itself says are in use, if its driver reports at all.
+fn memory_inside(balloon: &Value) -> Option<u64> {
+    Some(balloon["total_mem"].as_u64()?.saturating_sub(balloon["free_mem"].as_u64()?))
 }
 
 /// The versioned machine type that runs: `pc` is an alias, which QEMU resolves.
@@ -166,4 +144,24 @@ pub fn is_paused(ctx: &Context, vmid: Vmid) -> bool {
     let status = super::qmp::execute(ctx, vmid, "query-status", json!({}));
     let status = status.ok().and_then(|status| status["status"].as_str().map(str::to_owned));
     matches!(status.as_deref(), Some("paused" | "prelaunch" | "postmigrate"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_are_summed_up_and_named_by_drive() {
+        let blocks = json!([
+            {"device": "drive-scsi0", "stats": {"rd_bytes": 1, "wr_bytes": 2}},
+            {"device": "", "qdev": "/machine/peripheral/virtio1/virtio-backend", "stats": {"rd_bytes": 10}},
+            {"qdev": "ide2", "stats": {"rd_bytes": 100, "wr_bytes": 200}},
+            {"stats": {"rd_bytes": 1000}},
+        ]);
+        assert_eq!((total(&blocks, "rd_bytes"), total(&blocks, "wr_bytes")), (1111, 202));
+        let names: Vec<String> = by_drive(&blocks).as_object().unwrap().keys().cloned().collect();
+        assert_eq!(names, ["ide2", "scsi0", "virtio1"]);
+        assert_eq!(memory_inside(&json!({"actual": 5})), None);
+        assert_eq!(memory_inside(&json!({"total_mem": 5, "free_mem": 2})), Some(3));
+    }
 }
