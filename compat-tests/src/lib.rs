@@ -10,11 +10,13 @@ mod node;
 pub mod process;
 pub mod python;
 mod seed;
+mod web;
 
 pub mod wire;
 
 pub use client::{Client, Reply, read_reply, try_read_reply};
 pub use node::{Node, Ran};
+pub use web::FileServer;
 
 use std::io::Write;
 use std::time::{Duration, Instant};

@@ -65,9 +65,7 @@ impl Node {
     /// A node whose daemons answer and whose machine has one more user. The accounts of this machine stay as they are.
     pub fn start_with_account(name: &str, password: &str) -> Self {
         let mut node = Node::without_daemons();
-        let etc = node.path("machine-etc");
-        must("cp", Command::new("cp").arg("-a").arg("/etc").arg(&etc));
-        node.etc = Some(etc);
+        node.own_etc();
         must("useradd", node.within_etc("useradd").args(["--no-create-home", name]));
         let mut child = node.within_etc("chpasswd").stdin(Stdio::piped()).spawn().expect("chpasswd starts");
         let line = format!("{name}:{password}\n");
@@ -77,6 +75,14 @@ impl Node {
         node.start_daemon();
         node.start_proxy();
         node
+    }
+
+    /// Gives the node's programs a copy of this machine's `/etc`, to be changed at will.
+    pub fn own_etc(&mut self) -> PathBuf {
+        let etc = self.path("machine-etc");
+        must("cp", Command::new("cp").arg("-a").arg("/etc").arg(&etc));
+        self.etc = Some(etc.clone());
+        etc
     }
 
     /// A program in a mount name space in which `/etc` is the node's copy, if it has one.

@@ -23,10 +23,24 @@ const RUN: &[&str] = &[
     "openssl",
     "lvm2",
     "gdisk",
+    "gpgv",
+    "debootstrap",
+    "skopeo",
 ];
 
-/// To make the small guests of demo and tests, and to run real clients.
-const GUESTS: &[&str] = &["busybox-static", "cpio", "kmod", "python3", "python3-venv", "curl", "iputils-ping"];
+/// To make the small guests of demo and tests, and to run real clients and servers.
+const GUESTS: &[&str] = &[
+    "busybox-static",
+    "cpio",
+    "kmod",
+    "python3",
+    "python3-venv",
+    "curl",
+    "iputils-ping",
+    "gpg",
+    "gpg-agent",
+    "docker-registry",
+];
 
 /// Installs what is missing of all lists.
 pub fn ensure() -> Outcome {

@@ -4,13 +4,19 @@ use super::{Row, command};
 use crate::invocation::Invocation;
 use crate::output;
 use contract::Verb;
+use engine::storage::appliance::{self, Recipe};
 use engine::{Result, call::config_text};
 use serde_json::{Map, Value};
 use std::process::ExitCode;
 
 /// The commands of this module.
-pub const COMMANDS: &[Row] =
-    &[command("pveam", "available", available), command("pveam", "list", list), command("pveam", "remove", remove)];
+pub const COMMANDS: &[Row] = &[
+    command("pveam", "available", available),
+    command("pveam", "build", build),
+    command("pveam", "list", list),
+    command("pveam", "remove", remove),
+    command("pveam", "update", update),
+];
 
 const CONTENT: &str = "/nodes/{node}/storage/{storage}/content";
 
@@ -36,6 +42,27 @@ fn index_lines(index: &Value, section: Option<&str>) -> String {
     rows.iter()
         .map(|(section, template, architecture)| format!("{section:<15} {template:<60} {architecture}\n"))
         .collect()
+}
+
+/// An addition to PVE: a template from a Debian mirror instead of a template server.
+fn build(invocation: &Invocation) -> Result<ExitCode> {
+    let storage = invocation.opt::<String>("storage")?.unwrap_or_else(|| "local".to_owned());
+    let recipe = Recipe { release: invocation.param("release")?, mirror: invocation.opt("mirror")? };
+    let file = appliance::build(&invocation.ctx, &storage, &recipe, &mut |line| output::write(&format!("{line}\n")))?;
+    output::write(&format!("{storage}:vztmpl/{file}\n"));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// As with PVE the exit status is good also when an index could not be fetched: its older state stays in use.
+fn update(invocation: &Invocation) -> Result<ExitCode> {
+    match appliance::update(&invocation.ctx) {
+        Ok(()) => output::write("update successful\n"),
+        Err(error) => {
+            eprintln!("update failed - see /var/log/pveam.log for details");
+            eprintln!("{}", error.message());
+        }
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn list(invocation: &Invocation) -> Result<ExitCode> {

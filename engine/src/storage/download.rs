@@ -102,6 +102,20 @@ impl Source {
         Ok(())
     }
 
+    /// A small file as it is. Redirections are followed.
+    ///
+    /// # Errors
+    /// When the server does not answer 200, or the file has more than `largest` bytes.
+    pub fn bytes(&self, largest: u64) -> Result<Vec<u8>> {
+        let place = without_secrets(&self.url);
+        let failed = |error: ureq::Error| Error::new(format!("{place}: {error}"));
+        let answer = self.agent.get(&self.url).call().map_err(failed)?;
+        if answer.status() != http::StatusCode::OK {
+            bail!("{place}: server answers '{}'", status_line(answer.status()));
+        }
+        answer.into_body().into_with_config().limit(largest).read_to_vec().map_err(failed)
+    }
+
     fn receive(&self, task: &Task, to: &mut impl Write) -> Result<()> {
         let answer = self.agent.get(&self.url).call().map_err(|error| Error::new(error.to_string()))?;
         if answer.status() != http::StatusCode::OK {

@@ -5,6 +5,7 @@
 //!
 //! A volume id is checked on every way to a path, so that no id can name anything outside its storage.
 
+pub mod appliance;
 mod backup;
 pub mod ceph;
 pub mod config;

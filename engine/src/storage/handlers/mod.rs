@@ -1,5 +1,6 @@
 //! `/storage` and `/nodes/{node}/storage`: the methods of storages and volumes.
 
+mod appliance;
 mod config;
 mod content;
 mod download;
@@ -24,5 +25,9 @@ pub const METHODS: &[Binding] = &[
     delete("/nodes/{node}/storage/{storage}/content/{volume}", content::remove),
     post("/nodes/{node}/storage/{storage}/upload", upload::upload),
     post("/nodes/{node}/storage/{storage}/download-url", download::download),
+    post("/nodes/{node}/storage/{storage}/oci-registry-pull", appliance::pull),
+    get("/nodes/{node}/query-oci-repo-tags", appliance::repository_tags),
     get("/nodes/{node}/query-url-metadata", download::metadata),
+    get("/nodes/{node}/aplinfo", appliance::list),
+    post("/nodes/{node}/aplinfo", appliance::download),
 ];
