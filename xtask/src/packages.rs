@@ -10,6 +10,9 @@ const BUILD: &[&str] = &["gcc", "libc6-dev", "pkg-config", "libssl-dev", "libcla
 const RUN: &[&str] = &[
     "qemu-system-x86",
     "qemu-utils",
+    "ovmf",
+    "swtpm",
+    "swtpm-tools",
     "lxc",
     "uidmap",
     "iproute2",

@@ -63,8 +63,18 @@ impl DatacenterOptions {
         (bound("lower", 100), bound("upper", 1_000_000))
     }
 
+    /// How tags are ordered, spelt and shown.
+    pub fn tag_style(&self) -> Value {
+        self.get("tag-style").map_or(Value::Null, |text| option_value("tag-style", text))
+    }
+
+    /// Which tags users may use.
+    pub fn user_tag_access(&self) -> Value {
+        self.get("user-tag-access").map_or(Value::Null, |text| option_value("user-tag-access", text))
+    }
+
     /// Tags that only privileged users may set.
-    fn registered_tags(&self) -> Vec<String> {
+    pub fn registered_tags(&self) -> Vec<String> {
         self.get("registered-tags").map(crate::types::split_list).unwrap_or_default()
     }
 
@@ -124,7 +134,7 @@ pub fn get(call: &Call) -> Result<Reply> {
 
 /// Tags that the caller may use. In mode `free` any other tag is allowed as well; the list is for completion.
 fn allowed_tags(ctx: &Context, options: &DatacenterOptions) -> Result<BTreeSet<String>> {
-    let access = options.get("user-tag-access").map_or(Value::Null, |text| option_value("user-tag-access", text));
+    let access = options.user_tag_access();
     let mode = access["user-allow"].as_str().unwrap_or("free");
     let mut tags = BTreeSet::new();
     if matches!(mode, "free" | "existing") {

@@ -4,6 +4,7 @@
 //! lock ([`crate::lock::guest`]) and change the file through [`update`] as well.
 
 pub mod startup;
+pub mod tags;
 
 use crate::config::guest::{GuestConfig, GuestKind};
 use crate::{Context, Error, Result, Vmid, error::ResultExt, file};

@@ -1,6 +1,7 @@
 //! Volumes of a request: `local:4` becomes a volume, an existing one is looked at.
 
 use super::config::Drive;
+use super::state_disks;
 use crate::storage::{self, Content, Format, NewVolume, VolumeId, VolumeKind};
 use crate::{Context, Error, Result, Vmid};
 
@@ -50,8 +51,8 @@ impl<'a> Made<'a> {
             let Some(storage) = new.storage.as_deref().or(default_storage) else {
                 crate::bail!("no storage ID specified (and no default storage)");
             };
-            if matches!(slot.bus, super::config::Bus::Efidisk | super::config::Bus::Tpmstate) {
-                return Err(Error::NotImplemented(format!("{slot}: this kind of disk is not supported yet")));
+            if state_disks::is_one(&drive) {
+                return self.realise_state(vmid, drive, storage, log);
             }
             let format = drive.options.text("format").map(|format| format.parse::<Format>().map_err(Error::new));
             let wish =
@@ -71,6 +72,24 @@ impl<'a> Made<'a> {
             }
             None => {}
         }
+        Ok(drive)
+    }
+
+    /// A new drive for the state of firmware or TPM, whose size is given.
+    fn realise_state(
+        &mut self,
+        vmid: Vmid,
+        mut drive: Drive,
+        storage: &str,
+        log: &mut dyn FnMut(&str),
+    ) -> Result<Drive> {
+        let format = drive.options.text("format").map(|format| format.parse::<Format>().map_err(Error::new));
+        let volume = state_disks::create(self.ctx, vmid, &drive, storage, format.transpose()?)?;
+        self.volumes.push(volume.clone());
+        drive.file = volume.to_string();
+        drive.options.remove("format");
+        drive.options.set("size", storage::print_size(storage::info(self.ctx, &volume)?.size));
+        log(&format!("{}: successfully created disk '{drive}'", drive.slot));
         Ok(drive)
     }
 }

@@ -76,11 +76,12 @@ pub fn remove_leftovers(ctx: &Context, vmid: Vmid) -> Result<Vec<String>> {
         let entry = entry?;
         let name = entry.file_name().to_string_lossy().into_owned();
         let rest = name.strip_prefix(&vmid.to_string()).unwrap_or_default();
-        if rest.starts_with('.') || rest == "-event.qmp" {
+        if rest.starts_with('.') || matches!(rest, "-event.qmp" | "-swtpm.log") {
             fs::remove_file(entry.path()).context(|| format!("unable to remove '{}'", entry.path().display()))?;
             removed.push(name);
         }
     }
+    super::preparation::clean(ctx, vmid)?;
     removed.sort();
     Ok(removed)
 }

@@ -9,6 +9,7 @@
 
 use super::command_line::{self, Options, Paths, Plan, StoredVolumes, local};
 use super::config::{self, Vm};
+use super::preparation::Preparation;
 use super::{files, pending, qmp::Monitor, scope, status, stop, surroundings};
 use crate::config::guest::{GuestConfig, GuestKind};
 use crate::{Context, Error, Result, Task, Vmid, error::ResultExt, guest, lock, network, task::abort};
@@ -63,12 +64,19 @@ pub fn start_locked(task: &Task, vmid: Vmid, how: &Start) -> Result<()> {
     }
     check_volumes(ctx, &vm)?;
     stop::hook(task, &vm, "pre-start")?;
-    let plan = plan(ctx, &vm, how)?;
+    let mut plan = plan(ctx, &vm, how)?;
     for warning in &plan.warnings {
         task.warn(warning);
     }
     let timeout = Duration::from_secs(how.timeout.unwrap_or(default_timeout(&vm)?));
-    launch(task, &vm, &plan, timeout)?;
+    let mut preparation = Preparation::new(task, vm);
+    let launched = preparation
+        .before(&mut plan, timeout.as_secs())
+        .and_then(|()| launch(task, &vm, &plan, &mut preparation, timeout));
+    if let Err(error) = launched {
+        return Err(error.with_cleanup_failures(&preparation.undo()));
+    }
+    preparation.started();
     if let Err(error) = settle(ctx, &vm) {
         return Err(error.with_cleanup_failures(&stop::kill(ctx, vmid).err().into_iter().collect::<Vec<_>>()));
     }
@@ -137,17 +145,25 @@ fn check_volumes(ctx: &Context, vm: &Vm) -> Result<()> {
 /// Seconds that QEMU may take to start. (PVE: Helpers.pm, config_aware_timeout)
 fn default_timeout(vm: &Vm) -> Result<u64> {
     let memory = vm.memory()?;
-    let base = if memory > 30720 { memory / 1024 } else { 30 };
+    let mut base = if memory > 30720 { memory / 1024 } else { 30 };
+    // Devices of the host and huge pages take their time.
+    if !vm.indexed("hostpci").is_empty() {
+        base *= 4;
+    }
+    if vm.text("hugepages").is_some() {
+        base = base.max(150);
+    }
     Ok(base + 5 * vm.nets()?.len() as u64)
 }
 
-fn launch(task: &Task, vm: &Vm, plan: &Plan, timeout: Duration) -> Result<()> {
+fn launch(task: &Task, vm: &Vm, plan: &Plan, preparation: &mut Preparation, timeout: Duration) -> Result<()> {
     let ctx = task.ctx;
     let events = files::event_socket(ctx, vm.vmid);
     let mut local = local::localise(plan, &ctx.host, ctx.host.qemu_version()?, &events.to_string_lossy())?;
     let command = scope::prefix(ctx, vm)?;
     let taps = make_taps(ctx, vm, &mut local)?;
     let descriptors: Vec<RawFd> = taps.iter().flat_map(|tap| &tap.queues).map(AsRawFd::as_raw_fd).collect();
+    preparation.processes()?;
     let words: Vec<&str> = command.iter().chain(&local.command).map(String::as_str).collect();
     let outcome = spawn(&words, descriptors).and_then(|child| wait_until_started(task, vm.vmid, child, timeout));
     drop(taps);

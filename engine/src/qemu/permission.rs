@@ -1,7 +1,7 @@
 //! Who may change which option. The contract's permission opens the method; these checks look at each option.
 //! (PVE: qemu-server API2/Qemu.pm, check_vm_modify_config_perm and its kin)
 
-use super::config::{Drive, NetDevice, Slot};
+use super::config::{Drive, NetDevice, Properties, Slot};
 use crate::{Context, Error, Result, Vmid, access, storage};
 
 /// The VM whose options are changed, with the pool that it will be in when it is new.
@@ -16,11 +16,11 @@ pub struct Subject<'a> {
 
 /// The privilege that each option needs. Those that are not listed are for root only.
 const PRIVILEGES: [(&str, &[&str]); 8] = [
-    ("VM.Config.CPU", &["cores", "cpu", "cpulimit", "cpuunits", "numa", "smp", "sockets", "vcpus", "affinity"]),
+    ("VM.Config.CPU", &["cores", "cpu", "cpulimit", "cpuunits", "numa", "smp", "sockets", "vcpus"]),
     ("VM.Config.Memory", &["memory", "balloon", "shares", "allow-ksm"]),
     (
         "VM.Config.HWType",
-        &["acpi", "hotplug", "kvm", "machine", "scsihw", "smbios1", "tablet", "vga", "watchdog", "audio0", "rng0"],
+        &["acpi", "hotplug", "kvm", "machine", "scsihw", "smbios1", "tablet", "vga", "watchdog", "audio0"],
     ),
     (
         "VM.Config.Options",
@@ -42,7 +42,6 @@ const PRIVILEGES: [(&str, &[&str]); 8] = [
             "startup",
             "tdf",
             "template",
-            "tags",
         ],
     ),
     ("VM.PowerMgmt", &["freeze"]),
@@ -74,17 +73,23 @@ impl Subject<'_> {
             return [old, value].into_iter().flatten().try_for_each(|text| self.check_drive(slot, text));
         }
         let prefix = key.trim_end_matches(|c: char| c.is_ascii_digit());
+        let texts = || [old, value].into_iter().flatten();
         match prefix {
             "unused" => return self.check(&["VM.Config.Disk"]),
-            "serial" if [old, value].into_iter().flatten().all(|text| text == "socket") => {
-                return self.check(&["VM.Config.HWType"]);
-            }
+            "serial" if texts().all(|text| text == "socket") => return self.check(&["VM.Config.HWType"]),
+            "serial" => crate::bail!("only root can {} '{key}' config for real devices", verb(old, value)),
             "net" => return self.check_net(key, old, value),
             "ipconfig" => return self.check_cloudinit(),
-            "numa" => return self.check(&["VM.Config.CPU"]),
-            "serial" | "parallel" => {
-                crate::bail!("only root can modify '{key}' config for real devices");
+            "numa" if prefix != key => return self.check(&["VM.Config.CPU"]),
+            "usb" | "hostpci" | "virtiofs" | "rng" => {
+                return texts().try_for_each(|text| self.check_mapped(prefix, key, text));
             }
+            "tags" => {
+                self.check(&["VM.Config.Options"])?;
+                return crate::guest::tags::check_change(self.ctx, old.unwrap_or_default(), value.unwrap_or_default());
+            }
+            "cpu" => self.check_model(old, value)?,
+            "vmstate" => return self.check(&["VM.Config.Disk", "VM.PowerMgmt"]),
             _ => {}
         }
         let found = PRIVILEGES.iter().find(|(_, keys)| keys.contains(&key));
@@ -96,6 +101,56 @@ impl Subject<'_> {
                 if key == "startup" { access::check(self.ctx, "/", &["Sys.Modify"]) } else { Ok(()) }
             }
             None => Err(Error::new(format!("only root can set '{key}' config"))),
+        }
+    }
+
+    /// Devices and directories of the host: others than root need a mapping that they may use.
+    /// (PVE: API2/Qemu.pm, check_usb_perm, check_hostpci_perm, check_rng_perm, check_dir_perm)
+    fn check_mapped(&self, prefix: &str, key: &str, text: &str) -> Result<()> {
+        let (format, kind, privilege) = match prefix {
+            "usb" => ("pve-qm-usb", "usb", "VM.Config.HWType"),
+            "hostpci" => ("pve-qm-hostpci", "pci", "VM.Config.HWType"),
+            "rng" => ("pve-qm-rng", "hwrng", "VM.Config.HWType"),
+            _ => ("pve-qm-virtiofs", "dir", "VM.Config.Disk"),
+        };
+        let options = Properties::parse(format, key, text)?;
+        let may_use = |path: String| access::check(self.ctx, &path, &["Mapping.Use"]);
+        if prefix != "hostpci" {
+            self.check(&[privilege])?;
+        }
+        match prefix {
+            "rng" if options.text("source").as_deref() == Some("/dev/hwrng") => {
+                return may_use("/mapping/hwrng".into());
+            }
+            "rng" => return Ok(()),
+            "virtiofs" => return may_use(format!("/mapping/dir/{}", options.text("dirid").unwrap_or_default())),
+            _ => {}
+        }
+        match (options.text("host"), options.text("mapping")) {
+            (Some(host), _) if prefix == "usb" && host.eq_ignore_ascii_case("spice") => return Ok(()),
+            (Some(_), _) if prefix == "usb" => crate::bail!("only root can set '{key}' config for real devices"),
+            (Some(_), _) => crate::bail!("only root can set '{key}' config for non-mapped devices"),
+            (None, Some(name)) => may_use(format!("/mapping/{kind}/{name}"))?,
+            (None, None) => crate::bail!("either 'host' or 'mapping' must be set."),
+        }
+        if prefix == "hostpci" {
+            self.check(&[privilege])?;
+            if options.text("romfile").is_some() {
+                return Err(Error::parameter(key, "only root@pam can set 'romfile' option"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Models of the administrator's own making are given out; who has one already may change the rest of the option.
+    fn check_model(&self, old: Option<&str>, value: Option<&str>) -> Result<()> {
+        let model = |text: &str| Properties::parse("pve-vm-cpu-conf", "cpu", text).ok()?.text("cputype");
+        let Some(new) = value.and_then(model).filter(|new| old.and_then(model).as_ref() != Some(new)) else {
+            return Ok(());
+        };
+        match new.strip_prefix("custom-") {
+            Some(name) => access::check(self.ctx, &format!("/mapping/cpu/{name}"), &["Mapping.Use"]),
+            None => Ok(()),
         }
     }
 
@@ -165,9 +220,35 @@ impl Subject<'_> {
     }
 }
 
+/// What a request does with an option, as messages say it.
+fn verb(old: Option<&str>, value: Option<&str>) -> &'static str {
+    match (old, value) {
+        (_, None) => "delete",
+        (Some(_), _) => "modify",
+        (None, _) => "set",
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn real_devices_are_for_root() {
+        let root = tempfile::tempdir().unwrap();
+        let ctx = Context::for_test(root.path()).with_caller(crate::Caller::verified("joe@pve"));
+        let subject = Subject { ctx: &ctx, vmid: "100".parse().unwrap(), pool: None };
+        let text =
+            |key: &str, value: &str| subject.check_option(key, Some(value), None).unwrap_err().message().to_owned();
+        assert_eq!(text("serial1", "/dev/ttyS0"), "only root can set 'serial1' config for real devices");
+        assert_eq!(text("hostpci0", "01:00.0"), "only root can set 'hostpci0' config for non-mapped devices");
+        assert!(text("hostpci0", "mapping=card").contains("/mapping/pci/card, Mapping.Use"));
+        assert!(text("usb0", "spice").contains("VM.Config.HWType"));
+        assert!(text("virtiofs0", "share").contains("VM.Config.Disk"));
+        assert!(text("cpu", "custom-x").contains("/mapping/cpu/x, Mapping.Use"));
+        assert_eq!(text("affinity", "0-1"), "only root can set 'affinity' config");
+        assert_eq!(text("parallel0", "/dev/parport0"), "only root can set 'parallel0' config");
+    }
 
     #[test]
     fn options_that_nobody_lists_are_for_root() {

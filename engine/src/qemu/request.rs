@@ -28,7 +28,7 @@ pub fn settings(call: &Call, not_options: &[&str]) -> Result<Settings> {
         } else if key == "vmgenid" && text == "1" {
             *text = random_uuid();
         } else if key == "tags" {
-            *text = unique_tags(text);
+            *text = crate::guest::tags::unique(call.ctx, text)?;
         }
     }
     Ok(settings)
@@ -78,17 +78,6 @@ fn mac_prefix(ctx: &Context) -> Result<Option<String>> {
     Ok(crate::config::flat::FlatConfig::parse(&text).values.remove("mac_prefix"))
 }
 
-/// Tags once each, in lower case, in the order given. (PVE: pve-guest-common PVE/GuestHelpers.pm, get_unique_tags)
-fn unique_tags(text: &str) -> String {
-    let mut seen = Vec::new();
-    for tag in crate::types::split_list(&text.to_lowercase()) {
-        if !seen.contains(&tag) {
-            seen.push(tag);
-        }
-    }
-    seen.join(";")
-}
-
 /// A random UUID (version 4).
 pub fn random_uuid() -> String {
     let mut bytes = [0; 16];
@@ -102,11 +91,6 @@ pub fn random_uuid() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn tags_are_kept_once() {
-        assert_eq!(unique_tags("Web;db, web prod"), "web;db;prod");
-    }
 
     #[test]
     fn the_cdrom_alias_becomes_a_drive() {

@@ -5,6 +5,15 @@ use super::config::Vm;
 use crate::{Context, Error, Result, command};
 use std::path::Path;
 
+/// The words in front of the command of a server that a VM needs beside QEMU. It ends by itself when QEMU does.
+pub fn server_prefix(ctx: &Context, vmid: crate::Vmid, name: &str) -> Vec<String> {
+    if !ctx.root.prefix().as_os_str().is_empty() || !Path::new("/run/systemd/system").is_dir() {
+        return Vec::new();
+    }
+    let unit = format!("--unit={vmid}-{name}");
+    ["systemd-run", "--quiet", "--scope", "--collect", "--slice=qemu", unit.as_str(), "--"].map(str::to_owned).into()
+}
+
 /// The words in front of QEMU's command that put it into its scope. Nodes below a directory, and machines without
 /// systemd, have no scopes; a limit of processor time is refused there.
 pub fn prefix(ctx: &Context, vm: &Vm) -> Result<Vec<String>> {

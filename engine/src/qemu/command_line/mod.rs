@@ -36,8 +36,11 @@ pub use builder::pin_for_windows;
 pub(in crate::qemu) use cpu::{BUILT_IN as BUILT_IN_MODELS, vendor as cpu_vendor};
 pub use firmware::{FirmwareCopy, files as firmware_files};
 pub use hostpci::HostPci;
+pub(in crate::qemu) use hostpci::mediated_id;
+pub(in crate::qemu) use memory::page_mount;
 pub use memory::{HugePages, hugepages_needed};
 pub use network::tap_name;
+pub(in crate::qemu) use virtiofs::{shared_path, shares};
 pub use volumes::{Layer, StorageTraits, StoredVolumes, Volumes, format_of_name};
 
 use super::config::{Slot, Vm};
