@@ -59,6 +59,7 @@ const AREAS: &[&[Binding]] = &[
     storage::handlers::METHODS,
     lxc::handlers::METHODS,
     console::handlers::METHODS,
+    lxc::handlers::consoles::METHODS,
     lxc::handlers::copies::METHODS,
     lxc::handlers::snapshots::METHODS,
 ];

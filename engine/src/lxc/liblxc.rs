@@ -181,6 +181,19 @@ impl Runtime for Liblxc {
     }
 }
 
+impl Liblxc {
+    /// Sets a value of a running container's control group, such as `devices.allow`.
+    pub fn set_limit(&self, vmid: Vmid, key: &str, value: &str) -> Result<()> {
+        let handle = self.open(vmid)?;
+        let text = |text: &str| CString::new(text).map_err(|_| Error::new("limit holds a NUL"));
+        let (name, wanted) = (text(key)?, text(value)?);
+        if call!(handle, set_cgroup_item, name.as_ptr(), wanted.as_ptr()) {
+            return Ok(());
+        }
+        Err(Error::new(format!("unable to set '{key}' of CT {vmid} to '{value}'")))
+    }
+}
+
 /// liblxc's own defaults, with our wishes. (liblxc: attach_options.h, LXC_ATTACH_OPTIONS_DEFAULT)
 fn attach_options(attach: &Attach) -> lxc_attach_options_t {
     // SAFETY: a structure of numbers and pointers; all zero is a valid value of each.

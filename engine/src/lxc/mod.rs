@@ -20,6 +20,7 @@ pub mod facts;
 mod freeze;
 pub mod handlers;
 mod hook;
+mod hotplug;
 pub mod idmap;
 pub mod inspect;
 pub mod interface;

@@ -131,7 +131,7 @@ pub fn mount_at(
 }
 
 /// Mounts at the stage and takes the mount off again as a detached tree.
-fn stage_volume(ctx: &Context, point: &MountPoint, stage: &Path, read_only: bool) -> Result<OwnedFd> {
+pub fn stage_volume(ctx: &Context, point: &MountPoint, stage: &Path, read_only: bool) -> Result<OwnedFd> {
     mount_at(ctx, point, None, stage, read_only)?;
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
     let tree = open_tree(CWD, stage, flags).context(|| "unable to take a mount off its stage");

@@ -12,7 +12,7 @@ use super::cgroup::{self, Hierarchies};
 use super::idmap::IdMap;
 use super::interface::Interface;
 use super::volume::{self, MountPoint, Source};
-use super::{disk, facts, monitor};
+use super::{disk, facts, hotplug, monitor, plan};
 use crate::config::guest::{GuestConfig, GuestKind, Part};
 use crate::storage::{self, VolumeId};
 use crate::{Context, Error, Result, Vmid, bail, file, guest};
@@ -281,7 +281,10 @@ fn carry_out_delete(ctx: &Context, vmid: Vmid, config: &GuestConfig, key: &str, 
         "swap" => cgroup::set_memory(ctx, vmid, number(&config.current, "memory", 512), 0)?,
         "cpulimit" => cgroup::set_cpu_limit(ctx, vmid, None)?,
         "cpuunits" => cgroup::set_cpu_weight(ctx, &Hierarchies::of_host()?, vmid, None)?,
-        _ => return Ok(false),
+        _ => match index_of(key, "net") {
+            Some(index) => hotplug::remove_network(ctx, vmid, index)?,
+            None => return Ok(false),
+        },
     }
     Ok(true)
 }
@@ -317,20 +320,76 @@ fn carry_out_set(
             }
             "cpulimit" => cgroup::set_cpu_limit(ctx, vmid, wish.parse().ok())?,
             "cpuunits" => cgroup::set_cpu_weight(ctx, &Hierarchies::of_host()?, vmid, wish.parse().ok())?,
-            _ => return Ok(None),
+            _ => return plug_in(ctx, vmid, &config.current, key, wish),
         }
         return as_is;
     }
     if volume::is_mount_key(key) {
-        let mut mount = MountPoint::parse(key, wish)?;
-        let made = disk::allocate(ctx, vmid, &mut mount, &IdMap::of(&config.current)?, &|_| {})?;
-        if made.is_none() && mount.source() == Source::Volume {
-            let id: VolumeId = mount.volume().parse().map_err(Error::new)?;
-            mount.set_size(storage::info(ctx, &id)?.size);
-        }
+        let (mount, made) = ready_volume(ctx, vmid, &config.current, key, wish)?;
         return Ok(Some((mount.print(), made)));
     }
     as_is
+}
+
+/// The mount point that a wish means, with a volume that exists.
+fn ready_volume(
+    ctx: &Context,
+    vmid: Vmid,
+    part: &Part,
+    key: &str,
+    wish: &str,
+) -> Result<(MountPoint, Option<VolumeId>)> {
+    let mut mount = MountPoint::parse(key, wish)?;
+    let made = disk::allocate(ctx, vmid, &mut mount, &IdMap::of(part)?, &|_| {})?;
+    if made.is_none() && mount.source() == Source::Volume {
+        let id: VolumeId = mount.volume().parse().map_err(Error::new)?;
+        mount.set_size(storage::info(ctx, &id)?.size);
+    }
+    Ok((mount, made))
+}
+
+/// Adds or changes a device of a running container; none when that has to wait.
+fn plug_in(
+    ctx: &Context,
+    vmid: Vmid,
+    part: &Part,
+    key: &str,
+    wish: &str,
+) -> Result<Option<(String, Option<VolumeId>)>> {
+    if let Some(index) = index_of(key, "net") {
+        let new = Interface::parse(index, wish)?;
+        let old = part.get(key).map(|text| Interface::parse(index, text)).transpose()?;
+        hotplug::set_network(ctx, vmid, part, old.as_ref(), &new)?;
+        return Ok(Some((wish.to_owned(), None)));
+    }
+    // What is there already is not changed under the feet of its users.
+    if part.get(key).is_some() {
+        return Ok(None);
+    }
+    if index_of(key, "mp").is_some() {
+        let (mount, made) = ready_volume(ctx, vmid, part, key, wish)?;
+        return match hotplug::add_mount(ctx, vmid, &mount) {
+            Ok(()) => Ok(Some((mount.print(), made))),
+            Err(error) => {
+                let made: Vec<VolumeId> = made.into_iter().collect();
+                Err(error.with_cleanup_failures(&disk::free_all(ctx, &made)))
+            }
+        };
+    }
+    if index_of(key, "dev").is_some() {
+        let mut wanted = Part::default();
+        wanted.set(key, wish);
+        for device in plan::passed_devices(&wanted)? {
+            hotplug::add_device(ctx, vmid, &device, &IdMap::of(part)?)?;
+        }
+        return Ok(Some((wish.to_owned(), None)));
+    }
+    Ok(None)
+}
+
+/// The number behind an option's prefix.
+fn index_of(key: &str, prefix: &str) -> Option<u32> {
+    key.strip_prefix(prefix)?.parse().ok()
 }
 
 #[cfg(test)]

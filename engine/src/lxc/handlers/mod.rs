@@ -2,6 +2,7 @@
 //!
 //! Migration, replication and the firewall are not built yet.
 
+pub mod consoles;
 pub mod copies;
 pub mod snapshots;
 

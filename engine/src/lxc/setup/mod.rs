@@ -103,14 +103,6 @@ pub fn after_clone(root: &RootDirectory, vmid: Vmid, part: &Part, warn: impl Fn(
     with_system(root, vmid, part, &warn, |system| fixup::clear_machine_id(system, true))
 }
 
-/// Writes the resolver and the names of a running container, whose configuration has changed.
-pub fn while_running(root: &RootDirectory, vmid: Vmid, part: &Part, warn: impl Fn(&str)) -> Result<()> {
-    with_system(root, vmid, part, &warn, |system| {
-        naming::set_name(system)?;
-        naming::set_resolver(system)
-    })
-}
-
 /// Writes the interfaces of a running container, whose configuration has changed.
 pub fn network_while_running(root: &RootDirectory, vmid: Vmid, part: &Part, warn: impl Fn(&str)) -> Result<()> {
     with_system(root, vmid, part, &warn, network)
