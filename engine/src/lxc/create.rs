@@ -11,12 +11,12 @@ use super::idmap::IdMap;
 use super::interface::Interface;
 use super::setup::{self, NewAccount};
 use super::volume::{self, MountPoint};
-use super::{destroy, disk, mount, template};
+use super::{destroy, disk, mount, oci, relocate, restore, template};
 use crate::config::guest::{GuestConfig, GuestKind};
 use crate::storage::{self, VolumeId};
 use crate::{Context, Error, Result, Task, Vmid, access, guest};
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// What is to be made.
 #[derive(Debug, Clone)]
@@ -39,6 +39,23 @@ pub struct NewContainer {
     pub pool: Option<String>,
     /// Keep going when tar could not unpack everything.
     pub ignore_unpack_errors: bool,
+    /// What the archive is a backup of a container for.
+    pub restore: Option<Restore>,
+}
+
+/// How a container comes back from a backup.
+#[derive(Debug, Clone)]
+pub struct Restore {
+    /// Replace the container that has this number.
+    pub overwrite: bool,
+    /// Give it hardware addresses of its own.
+    pub unique: bool,
+    /// Where volumes go whose mounts the caller does not name.
+    pub storage: String,
+    /// Whether the caller has said what the container shall be.
+    pub unprivileged: Option<bool>,
+    /// Whether the firewall's rules of the backup are left out.
+    pub without_firewall: bool,
 }
 
 /// The template's archive, if it is there.
@@ -49,24 +66,73 @@ pub fn archive(ctx: &Context, template: &VolumeId) -> Result<PathBuf> {
 
 /// Makes the container; the caller holds the guest's lock.
 pub fn create(task: &Task, new: &NewContainer) -> Result<()> {
-    let vmid = new.vmid;
-    let prefix = || format!("unable to create CT {vmid} -");
+    let (ctx, vmid) = (task.ctx, new.vmid);
+    let verb = if new.restore.is_some() { "restore" } else { "create" };
+    let prefix = || format!("unable to {verb} CT {vmid} -");
     let fail =
         |error: Error| Error::new(format!("{} {}", prefix(), error.message().trim_start_matches(&prefix()).trim()));
-    let mut config = GuestConfig::new(GuestKind::Lxc);
-    config.current.set("lock", "create");
-    guest::create(task.ctx, vmid, &config).map_err(fail)?;
+    let replaced = reserve(ctx, new).map_err(fail)?;
     let mut made = Vec::new();
-    let filled = fill(task, new, &mut made).map_err(fail);
-    let Err(error) = filled else { return Ok(()) };
-    let mut failures = disk::free_all(task.ctx, &made);
-    failures.extend(destroy::remove_directory(task.ctx, vmid).err());
-    failures.extend(guest::remove(task.ctx, GuestKind::Lxc, vmid).err());
+    let filled = fill(task, new, replaced.as_ref(), &mut made).map_err(fail);
+    let Err(error) = filled else {
+        return replaced.map_or(Ok(()), |old| remove_replaced(task, vmid, &old));
+    };
+    let mut failures = disk::free_all(ctx, &made);
+    failures.extend(destroy::remove_directory(ctx, vmid).err());
+    failures.extend(match replaced {
+        None => guest::remove(ctx, GuestKind::Lxc, vmid).err(),
+        Some(old) => guest::update(ctx, GuestKind::Lxc, vmid, |stored| {
+            *stored = old;
+            Ok(())
+        })
+        .err(),
+    });
     Err(error.with_cleanup_failures(&failures))
 }
 
+/// Takes the number with the lock `create`; gives back the container that will be replaced.
+fn reserve(ctx: &Context, new: &NewContainer) -> Result<Option<GuestConfig>> {
+    let vmid = new.vmid;
+    let overwrite = new.restore.as_ref().is_some_and(|restore| restore.overwrite);
+    if !overwrite || guest::find(ctx, vmid) != Some(GuestKind::Lxc) {
+        let mut config = GuestConfig::new(GuestKind::Lxc);
+        config.current.set("lock", "create");
+        guest::create(ctx, vmid, &config)?;
+        return Ok(None);
+    }
+    guest::update(ctx, GuestKind::Lxc, vmid, |stored| {
+        check_replaceable(ctx, vmid, stored)?;
+        let old = stored.clone();
+        stored.current.set("lock", "create");
+        Ok(Some(old))
+    })
+}
+
+/// Refuses to replace a container that runs, is locked or is protected.
+pub fn check_replaceable(ctx: &Context, vmid: Vmid, config: &GuestConfig) -> Result<()> {
+    if super::monitor::init(ctx, vmid).is_some() {
+        return Err(Error::new("can't overwrite running container"));
+    }
+    if config.current.flag("protection") {
+        return Err(Error::new(format!("unable to restore CT {vmid} - protection mode enabled")));
+    }
+    guest::check_lock(config)
+}
+
+/// Removes the volumes of the container that was replaced.
+fn remove_replaced(task: &Task, vmid: Vmid, old: &GuestConfig) -> Result<()> {
+    let parts = [&old.current, &old.pending.part].into_iter().chain(old.snapshots.values());
+    let mut volumes: Vec<VolumeId> = parts.flat_map(volume::volumes).filter_map(|text| text.parse().ok()).collect();
+    volumes.dedup();
+    volumes.retain(|id| storage::describe(task.ctx, id).is_ok_and(|described| described.vmid == Some(vmid)));
+    for error in disk::free_all(task.ctx, &volumes) {
+        task.warn(error.message());
+    }
+    Ok(())
+}
+
 /// Everything behind the reserved number. Volumes are entered into `made` as soon as they exist.
-fn fill(task: &Task, new: &NewContainer, made: &mut Vec<VolumeId>) -> Result<()> {
+fn fill(task: &Task, new: &NewContainer, replaced: Option<&GuestConfig>, made: &mut Vec<VolumeId>) -> Result<()> {
     let (ctx, vmid) = (task.ctx, new.vmid);
     let archive = archive(ctx, &new.template)?;
     let mut config = GuestConfig::new(GuestKind::Lxc);
@@ -75,8 +141,26 @@ fn fill(task: &Task, new: &NewContainer, made: &mut Vec<VolumeId>) -> Result<()>
     part.description.clone_from(&new.description);
     let variables = new.environment.iter().flat_map(|list| list.split('\0')).filter(|variable| !variable.is_empty());
     part.raw.extend(variables.map(|variable| ("lxc.environment.runtime".to_owned(), variable.to_owned())));
-    let map = IdMap::of(part)?;
     let mut mounts = new.mounts.clone();
+    let mut later = Vec::new();
+    let backup = match &new.restore {
+        None => None,
+        Some(wanted) => {
+            task.log(format!("recovering backed-up configuration from '{}'", new.template));
+            let backup = restore::config(&archive)?;
+            part.raw.extend(restore::raw_lines(ctx, &backup));
+            if wanted.unprivileged.unwrap_or(backup.flag("unprivileged")) {
+                part.set("unprivileged", "1");
+            } else if replaced.is_none_or(|old| old.current.flag("unprivileged")) {
+                access::check(ctx, "/", &["Sys.Modify"])?;
+            }
+            if mounts.is_empty() {
+                (mounts, later) = restore::mounts(ctx, &backup, &wanted.storage)?;
+            }
+            Some(backup)
+        }
+    };
+    let map = IdMap::of(part)?;
     for point in &mut mounts {
         task.check_abort()?;
         made.extend(disk::allocate(ctx, vmid, point, &map, &|line| task.log(line))?);
@@ -87,37 +171,77 @@ fn fill(task: &Task, new: &NewContainer, made: &mut Vec<VolumeId>) -> Result<()>
         net.complete(ctx)?;
         part.set(format!("net{index}"), net.print());
     }
-    // From now on a killed worker leaves a configuration that knows its volumes.
+    // From now on a killed worker leaves a configuration that knows its volumes, and those of the replaced container.
     guest::update(ctx, GuestKind::Lxc, vmid, |stored| {
         stored.current = part.clone();
         stored.current.set("lock", "create");
+        for volume in replaced.iter().flat_map(|old| volume::volumes(&old.current)) {
+            volume::add_unused(&mut stored.current, &volume)?;
+        }
         Ok(())
     })?;
     mount::in_own_namespace(|| {
         let mounted = mount::mount_all(ctx, vmid, &mounts, &map, true)?;
-        task.log(format!("extracting archive '{}'", archive.display()));
-        let unpacked = template::unpack(&archive, &mounted.path, &map, |line| task.log(line));
-        match unpacked {
-            Err(error) if new.ignore_unpack_errors => task.warn(error.message()),
-            unpacked => unpacked?,
-        }
-        detect(task, &mut config, &mounted)?;
-        let part = &config.current;
-        setup::after_create(ctx, &mounted.root, vmid, part, &new.account, |text| task.warn(text))?;
+        match (&new.restore, backup.as_ref()) {
+            (Some(wanted), Some(backup)) => {
+                task.log(format!("restoring '{}' now..", new.template));
+                unpack(task, new, &archive, &mounted, &map)?;
+                task.log("merging backed-up and given configuration..");
+                restore::merge(task, &mut config.current, backup, wanted.unique)?;
+                let rules = restore::take_files(&mounted.root)?;
+                if let Some(rules) = rules.filter(|_| !wanted.without_firewall) {
+                    let path = ctx.root.etc_pve(&format!("firewall/{vmid}.fw"));
+                    crate::file::replace(&path, rules.as_bytes(), 0o640)?;
+                }
+                setup::after_restore(&mounted.root, vmid, &config.current, |text| task.warn(text))
+            }
+            _ => {
+                if let Some(image) = oci::Archive::open(&archive)? {
+                    task.log("Detected OCI archive");
+                    let wishes = image.unpack(task, &mounted.root, &map)?;
+                    oci::enter(task, &wishes, &mounted.root, &mut config.current)?;
+                } else {
+                    unpack(task, new, &archive, &mounted, &map)?;
+                }
+                detect(task, &mut config, &mounted)?;
+                let part = &config.current;
+                setup::after_create(ctx, &mounted.root, vmid, part, &new.account, |text| task.warn(text))
+            }
+        }?;
         task.check_abort()
     })?;
+    for point in later {
+        config.current.set(point.key.clone(), point.print());
+    }
     let part = &mut config.current;
     for (key, value) in [("hostname", format!("CT{vmid}")), ("memory", "512".into()), ("swap", "512".into())] {
         part.options.entry(key.into()).or_insert(value);
     }
     guest::update(ctx, GuestKind::Lxc, vmid, |stored| {
         stored.current = config.current.clone();
+        stored.snapshots.clear();
+        stored.pending = Default::default();
         Ok(())
     })?;
+    if backup.is_some_and(|backup| backup.flag("template")) {
+        task.log("Convert restored container to template...");
+        relocate::make_template(task, vmid)?;
+    }
     if let Some(pool) = &new.pool {
         access::pool_add_guest(ctx, pool, vmid)?;
     }
     Ok(())
+}
+
+fn unpack(task: &Task, new: &NewContainer, archive: &Path, mounted: &mount::Mounted, map: &IdMap) -> Result<()> {
+    task.log(format!("extracting archive '{}'", archive.display()));
+    match template::unpack(archive, &mounted.path, map, |line| task.log(line)) {
+        Err(error) if new.ignore_unpack_errors => {
+            task.warn(error.message());
+            Ok(())
+        }
+        unpacked => unpacked,
+    }
 }
 
 /// Completes `ostype` and `arch` by what the template holds.

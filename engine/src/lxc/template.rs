@@ -45,7 +45,7 @@ const TAR_FLAGS: [&str; 12] = [
 ];
 
 /// How a file's name says it is packed.
-fn compression(name: &str) -> Result<Option<&'static str>> {
+pub fn compression(name: &str) -> Result<Option<&'static str>> {
     let known = COMPRESSIONS.iter().find(|(end, _)| name.ends_with(end));
     known.map(|(_, flag)| *flag).ok_or_else(|| {
         let packed = name.rsplit_once(".tar.").map(|(_, end)| end);

@@ -158,20 +158,42 @@ fn drop_pending(config: &mut GuestConfig, key: &str) {
     config.pending.delete.remove(key);
 }
 
+/// The raw lines that are the option `env`.
+const VARIABLE: &str = "lxc.environment.runtime";
+
 fn value_of(part: &Part, key: &str) -> Option<String> {
-    if key == "description" { part.description.clone() } else { part.get(key).map(str::to_owned) }
+    match key {
+        "description" => part.description.clone(),
+        "env" => {
+            let variables = part.raw.iter().filter(|(key, _)| key == VARIABLE).map(|(_, value)| value.as_str());
+            Some(variables.collect::<Vec<_>>().join("\0")).filter(|text| !text.is_empty())
+        }
+        _ => part.get(key).map(str::to_owned),
+    }
 }
 
 fn set_value(part: &mut Part, key: &str, value: &str) {
-    if key == "description" {
-        part.description = Some(value.to_owned());
-    } else {
-        part.set(key, value);
+    match key {
+        "description" => part.description = Some(value.to_owned()),
+        "env" => {
+            remove_value(part, key);
+            let variables = value.split('\0').filter(|variable| !variable.is_empty());
+            part.raw.extend(variables.map(|variable| (VARIABLE.to_owned(), variable.to_owned())));
+        }
+        _ => part.set(key, value),
     }
 }
 
 fn remove_value(part: &mut Part, key: &str) -> bool {
-    if key == "description" { part.description.take().is_some() } else { part.options.remove(key).is_some() }
+    match key {
+        "description" => part.description.take().is_some(),
+        "env" => {
+            let before = part.raw.len();
+            part.raw.retain(|(key, _)| key != VARIABLE);
+            part.raw.len() != before
+        }
+        _ => part.options.remove(key).is_some(),
+    }
 }
 
 /// Something that was carried out and now may stand in the configuration.
@@ -194,7 +216,9 @@ fn apply(ctx: &Context, vmid: Vmid, running: bool, selection: Option<&[String]>)
         }
     }
     let wishes = config.pending.part.options.clone().into_iter();
-    let wishes = wishes.chain(config.pending.part.description.clone().map(|text| ("description".to_owned(), text)));
+    let special = ["description", "env"].into_iter();
+    let special = special.filter_map(|key| Some((key.to_owned(), value_of(&config.pending.part, key)?)));
+    let wishes = wishes.chain(special);
     let mut memory_done = false;
     for (key, wish) in wishes.filter(|(key, _)| selected(key)) {
         match carry_out_set(ctx, vmid, &config, (&key, &wish), running, &mut memory_done) {

@@ -7,8 +7,8 @@ pub mod copies;
 pub mod snapshots;
 
 use crate::call::config_text;
-use crate::config::guest::GuestKind;
-use crate::lxc::create::{self, NewContainer};
+use crate::config::guest::{GuestConfig, GuestKind};
+use crate::lxc::create::{self, NewContainer, Restore};
 use crate::lxc::destroy::{self, Destroy};
 use crate::lxc::liblxc::Liblxc;
 use crate::lxc::permission::{self, Target};
@@ -20,7 +20,7 @@ use crate::lxc::volume::{self, Source};
 use crate::lxc::{cgroup, freeze, monitor, resize, status, view};
 use crate::registry::{Binding, delete, get, post, put};
 use crate::storage::{self, VolumeId};
-use crate::{Call, Error, Reply, Result, Vmid, access, bail, guest, lock};
+use crate::{Call, Context, Error, Reply, Result, Vmid, access, bail, guest, lock};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -81,29 +81,29 @@ fn runtime(call: &Call) -> Liblxc {
 
 fn create_container(call: &Call) -> Result<Reply> {
     let (ctx, vmid) = (call.ctx, vmid(call)?);
-    if call.flag("restore") || call.flag("force") {
-        return Err(Error::NotImplemented("restoring containers from backups is not implemented".into()));
-    }
     if call.flag("ha-managed") {
         return Err(Error::NotImplemented("containers cannot be made HA resources yet".into()));
     }
-    let unprivileged = call.opt::<bool>("unprivileged")?.unwrap_or(true);
-    if !unprivileged {
+    let restore = call.flag("restore");
+    let storage: String = call.opt("storage")?.unwrap_or_else(|| "local".into());
+    let wanted = call.opt::<bool>("unprivileged")?;
+    let unprivileged = wanted.unwrap_or(!restore);
+    if !restore && !unprivileged {
         access::check(ctx, "/", &["Sys.Modify"])?;
     }
+    let replaced = (restore && call.flag("force"))
+        .then(|| guest::find(ctx, vmid).filter(|kind| *kind == GuestKind::Lxc))
+        .flatten()
+        .map(|kind| guest::load(ctx, kind, vmid))
+        .transpose()?;
     let pool: Option<String> = call.opt("pool")?;
-    if let Some(pool) = &pool
-        && access::has(ctx, &format!("/pool/{pool}"), &["VM.Allocate"])
-    {
-        // Allowed by the pool.
-    } else {
-        access::check(ctx, &format!("/vms/{vmid}"), &["VM.Allocate"])?;
-    }
+    let without_firewall = check_allocate(ctx, vmid, pool.as_deref(), replaced.as_ref(), wanted)?;
     // The worker comes here, too: then the number may be taken by what it made before it was killed, but not by itself.
-    if let Some(kind) = guest::find(ctx, vmid) {
-        bail!("{} {vmid} already exists on node '{}'", kind.label(), ctx.node);
+    match (&replaced, guest::find(ctx, vmid)) {
+        (Some(config), _) => create::check_replaceable(ctx, vmid, config)?,
+        (None, Some(kind)) => bail!("{} {vmid} already exists on node '{}'", kind.label(), ctx.node),
+        (None, None) => {}
     }
-    let storage: String = call.opt("storage")?.unwrap_or_else(|| "local".into());
     let mut options = options(call, &NOT_OPTIONS);
     options.retain(|key, _| !volume::is_unused_key(key));
     options.remove("unprivileged");
@@ -112,21 +112,28 @@ fn create_container(call: &Call) -> Result<Reply> {
     let template: VolumeId = call.param("ostemplate")?;
     storage::check_volume_access(ctx, Some(vmid), &template)?;
     create::archive(ctx, &template)?;
-    let mounts = create::wanted_mounts(&options, &storage)?;
-    for mount in mounts.iter().filter(|mount| mount.source() == Source::Volume) {
-        let storage = mount.volume().split(':').next().unwrap_or_default();
+    let names_mounts = options.keys().any(|key| volume::is_mount_key(key));
+    let mounts = if restore && !names_mounts { Vec::new() } else { create::wanted_mounts(&options, &storage)? };
+    let storages = mounts.iter().filter(|mount| mount.source() == Source::Volume);
+    let mut storages: Vec<&str> = storages.map(|mount| mount.volume().split(':').next().unwrap_or_default()).collect();
+    if mounts.is_empty() {
+        storages.push(&storage);
+    }
+    for storage in storages {
         storage::check_content(ctx, storage, "rootdir").map_err(|_| {
             Error::parameter("storage", format!("storage '{storage}' does not support container directories"))
         })?;
         access::check(ctx, &format!("/storage/{storage}"), &["Datastore.AllocateSpace"])?;
     }
     options.retain(|key, _| !volume::is_mount_key(key));
-    if unprivileged {
+    if unprivileged && !restore {
         options.insert("unprivileged".into(), "1".into());
     }
     if let Some(units) = options.get_mut("cpuunits") {
         *units = cgroup::clamp_cpu_units(&cgroup::Hierarchies::of_host()?, units.parse().ok()).to_string();
     }
+    let overwrite = replaced.is_some();
+    let unique = call.flag("unique");
     let new = NewContainer {
         vmid,
         template,
@@ -137,14 +144,39 @@ fn create_container(call: &Call) -> Result<Reply> {
         account: NewAccount { password: call.opt("password")?, keys: call.opt("ssh-public-keys")? },
         pool,
         ignore_unpack_errors: call.flag("ignore-unpack-errors"),
+        restore: restore.then_some(Restore { overwrite, unique, storage, unprivileged: wanted, without_firewall }),
     };
     let start = call.flag("start");
     let runtime = runtime(call);
-    call.task("vzcreate", vmid, |task| {
+    call.task(if restore { "vzrestore" } else { "vzcreate" }, vmid, |task| {
         let _lock = task.lock(&lock::guest(vmid))?;
         create::create(task, &new)?;
         if start { start::start(task, &runtime, vmid, Start::default()) } else { Ok(()) }
     })
+}
+
+/// Whether the caller may make the container: by the pool, by its path, or by putting back an own backup of it. Gives
+/// back whether the firewall's rules must stay as they are.
+fn check_allocate(
+    ctx: &Context,
+    vmid: Vmid,
+    pool: Option<&str>,
+    replaced: Option<&GuestConfig>,
+    unprivileged: Option<bool>,
+) -> Result<bool> {
+    let path = format!("/vms/{vmid}");
+    if pool.is_some_and(|pool| access::has(ctx, &format!("/pool/{pool}"), &["VM.Allocate"])) {
+        return Ok(false);
+    }
+    if let Some(old) = replaced.filter(|_| !access::has(ctx, &path, &["VM.Allocate"]))
+        && access::has(ctx, &path, &["VM.Backup"])
+    {
+        if old.current.flag("unprivileged") && unprivileged == Some(false) {
+            access::check(ctx, "/", &["Sys.Modify"])?;
+        }
+        return Ok(true);
+    }
+    access::check(ctx, &path, &["VM.Allocate"]).map(|()| false)
 }
 
 fn destroy_container(call: &Call) -> Result<Reply> {
@@ -185,9 +217,6 @@ fn put_config(call: &Call) -> Result<Reply> {
     let change = Change { set, delete: list("delete")?, revert: list("revert")?, digest: call.opt("digest")? };
     if change.set.is_empty() && change.delete.is_empty() && change.revert.is_empty() {
         bail!("no options specified");
-    }
-    if change.set.contains_key("env") || change.delete.iter().any(|key| key == "env") {
-        return Err(Error::NotImplemented("'env' can only be given at creation".into()));
     }
     for (name, keys) in [("delete", &change.delete), ("revert", &change.revert)] {
         for key in keys {

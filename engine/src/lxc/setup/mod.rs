@@ -98,6 +98,11 @@ pub fn before_start(root: &RootDirectory, vmid: Vmid, part: &Part, warn: impl Fn
     })
 }
 
+/// Repairs a system that comes back from a backup.
+pub fn after_restore(root: &RootDirectory, vmid: Vmid, part: &Part, warn: impl Fn(&str)) -> Result<()> {
+    with_system(root, vmid, part, &warn, fixup::template)
+}
+
 /// Makes a clone another machine than its source.
 pub fn after_clone(root: &RootDirectory, vmid: Vmid, part: &Part, warn: impl Fn(&str)) -> Result<()> {
     with_system(root, vmid, part, &warn, |system| fixup::clear_machine_id(system, true))
