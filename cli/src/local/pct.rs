@@ -17,9 +17,11 @@ pub const COMMANDS: &[Row] = &[
     command("pct", "enter", enter),
     command("pct", "exec", execute),
     command("pct", "fsck", fsck),
+    command("pct", "fstrim", fstrim),
     command("pct", "mount", mount),
     command("pct", "pull", pull),
     command("pct", "push", push),
+    command("pct", "rescan", rescan),
     command("pct", "unlock", unlock),
     command("pct", "unmount", unmount),
 ];
@@ -91,6 +93,26 @@ fn fsck(invocation: &Invocation) -> Result<ExitCode> {
     let key: String = invocation.opt("device")?.unwrap_or_else(|| "rootfs".into());
     let print = |line: &str| output::write(&format!("{line}\n"));
     inspect::check_file_system(&invocation.ctx, vmid(invocation)?, &key, invocation.flag("force"), print)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn print_line(line: &str) {
+    output::write(&format!("{line}\n"));
+}
+
+fn fstrim(invocation: &Invocation) -> Result<ExitCode> {
+    let only_root = invocation.flag("ignore-mountpoints");
+    inspect::trim(&invocation.ctx, vmid(invocation)?, only_root, print_line)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn rescan(invocation: &Invocation) -> Result<ExitCode> {
+    let dry_run = invocation.flag("dryrun");
+    if dry_run {
+        print_line("NOTE: running in dry-run mode, won't write changes out!");
+    }
+    print_line("rescan volumes...");
+    inspect::rescan(&invocation.ctx, invocation.opt("vmid")?, dry_run, print_line)?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -61,7 +61,7 @@ pub fn add_device(ctx: &Context, vmid: Vmid, device: &PassedDevice, map: &IdMap)
     if root.stat(&device.path).is_none() {
         let parent = device.path.rsplit_once('/').map_or("/", |(parent, _)| parent);
         root.make_directories(parent)?;
-        root.write(&device.path, "", 0o600)?;
+        root.make_mount_target(&device.path)?;
     }
     let target = root.open_path(&device.path, OFlags::PATH).context(|| device.path.clone())?;
     mount::in_own_namespace(|| {

@@ -147,6 +147,75 @@ pub fn check_file_system(ctx: &Context, vmid: Vmid, key: &str, force: bool, prin
     command::run_lines("fsck", &arguments, |_, line| print(line))
 }
 
+/// Gives back blocks that files of a container no longer use; bind mounts and read-only ones are left out. A running
+/// container's are trimmed through its own mounts. What fstrim prints goes to `print`.
+pub fn trim(ctx: &Context, vmid: Vmid, only_root: bool, print: impl Fn(&str)) -> Result<()> {
+    let _lock = lock::acquire(ctx, &lock::guest(vmid), "pct fstrim", |_| {})?;
+    let config = guest::load(ctx, GuestKind::Lxc, vmid)?;
+    guest::check_lock(&config)?;
+    let part = config.current;
+    let mounts = volume::mounts(&part)?;
+    let trim_all = |root: &std::path::Path| {
+        for point in mounts.iter().filter(|point| point.source() != Source::Bind && !point.read_only()) {
+            if only_root && point.key != "rootfs" {
+                continue;
+            }
+            let beneath = super::rootfs::RootDirectory::open(root, &IdMap::default())?;
+            let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::DIRECTORY;
+            let directory = beneath.open_path(point.target(), flags).context(|| point.target().to_owned())?;
+            // The descriptor leads fstrim to the directory, whatever the container makes of its path.
+            let path = format!("/proc/{}/fd/{}", std::process::id(), std::os::fd::AsRawFd::as_raw_fd(&directory));
+            match command::run("fstrim", &["-v", &path]) {
+                Ok(output) => {
+                    print(&format!("{}{}", point.target(), output.stdout.trim_start_matches(&path).trim_end()))
+                }
+                Err(error) => print(&format!("{}: {}", point.key, error.message())),
+            }
+        }
+        Ok(())
+    };
+    match monitor::init(ctx, vmid) {
+        Some(init) => trim_all(std::path::Path::new(&format!("/proc/{}/root", init.pid))),
+        None => {
+            mount::in_own_namespace(|| trim_all(&mount::mount_all(ctx, vmid, &mounts, &IdMap::of(&part)?, false)?.path))
+        }
+    }
+}
+
+/// Puts the sizes in configurations right and enters volumes that no configuration names, for one container or all.
+/// (PVE: LXC.pm, rescan)
+pub fn rescan(ctx: &Context, wanted: Option<Vmid>, dry_run: bool, print: impl Fn(&str)) -> Result<()> {
+    let vmids = wanted.map_or_else(|| guest::list(ctx, GuestKind::Lxc), |vmid| Ok(vec![vmid]))?;
+    for vmid in vmids {
+        let _lock = lock::acquire(ctx, &lock::guest(vmid), "pct rescan", |_| {})?;
+        let owned = storage::owned_by(ctx, vmid)?;
+        guest::update(ctx, GuestKind::Lxc, vmid, |config| {
+            guest::check_lock(config)?;
+            let before = config.clone();
+            for volume in owned.iter().map(|volume| volume.id.to_string()) {
+                let parts = [&config.current, &config.pending.part].into_iter().chain(config.snapshots.values());
+                if parts.flat_map(volume::volumes).any(|known| known == volume) {
+                    continue;
+                }
+                volume::add_unused(&mut config.current, &volume)?;
+                print(&format!("CT {vmid}: add unreferenced volume '{volume}' to config."));
+            }
+            for mut point in volume::mounts(&config.current)? {
+                let found = owned.iter().find(|volume| volume.id.to_string() == point.volume());
+                let Some(found) = found.filter(|found| point.size() != Some(found.size)) else { continue };
+                print(&format!("CT {vmid}: updated volume size of '{}' in config.", point.volume()));
+                point.set_size(found.size);
+                config.current.set(point.key.clone(), point.print());
+            }
+            if dry_run {
+                *config = before;
+            }
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
 /// The processors that each running container may use.
 pub fn cpu_sets(ctx: &Context) -> Result<Vec<(Vmid, Vec<u32>)>> {
     let hierarchies = cgroup::Hierarchies::of_host()?;

@@ -146,6 +146,34 @@ impl RootDirectory {
         }
     }
 
+    /// Makes an empty file that something can be mounted on; an existing one stays.
+    pub fn make_mount_target(&self, path: &str) -> Result<()> {
+        let what = || format!("unable to make '{path}' of the container");
+        if self.stat(path).is_some() {
+            return Ok(());
+        }
+        let (parent, name) = self.parent_of(path).context(what)?;
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let made = self.as_owner(|| rustix::fs::openat(&parent, name, flags, Mode::from_raw_mode(0o600)));
+        made.map(drop).context(what)
+    }
+
+    /// Does something with files as the container's root, as which file systems of the container's own want it: the
+    /// host's root does not exist there.
+    fn as_owner<T>(&self, work: impl FnOnce() -> T) -> T {
+        struct Back;
+        impl Drop for Back {
+            fn drop(&mut self) {
+                // SAFETY: plain system calls about this thread alone.
+                unsafe { (libc::setfsuid(0), libc::setfsgid(0)) };
+            }
+        }
+        let _back = Back;
+        // SAFETY: plain system calls about this thread alone; `Back` undoes them.
+        unsafe { (libc::setfsgid(self.group), libc::setfsuid(self.user)) };
+        work()
+    }
+
     /// The directory at a path, made with all its parents if it is missing.
     pub fn make_directories(&self, path: &str) -> Result<OwnedFd> {
         let what = || format!("unable to make directory '{path}' of the container");
@@ -156,6 +184,10 @@ impl RootDirectory {
             }
             let parent = self.open_path(&so_far, OFlags::PATH | OFlags::DIRECTORY).context(what)?;
             match rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o755)) {
+                // The container's own file system, which does not know the host's root.
+                Err(Errno::OVERFLOW) => {
+                    self.as_owner(|| rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o755))).context(what)?;
+                }
                 Ok(()) => {
                     let owner = (Some(Uid::from_raw(self.user)), Some(Gid::from_raw(self.group)));
                     rustix::fs::chownat(&parent, name, owner.0, owner.1, AtFlags::SYMLINK_NOFOLLOW).context(what)?;
