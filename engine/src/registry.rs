@@ -51,6 +51,8 @@ const AREAS: &[&[Binding]] = &[
     node::handlers::METHODS,
     hardware::METHODS,
     mapping::METHODS,
+    node::handlers::DISKS,
+    node::handlers::SCANS,
     qemu::handlers::METHODS,
     qemu::handlers::agent::METHODS,
     cluster::handlers::METHODS,

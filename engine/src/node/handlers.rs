@@ -3,7 +3,9 @@
 use super::{bulk, dns, guests, journal, options, overview, power, report, small, time, version};
 use crate::registry::{Binding, get, post, put};
 
+pub use super::disks::METHODS as DISKS;
 pub use super::index::METHODS as DIRECTORIES;
+pub use super::scan::METHODS as SCANS;
 
 /// The methods bound here.
 pub const METHODS: &[Binding] = &[

@@ -3,6 +3,7 @@
 pub mod boot;
 mod bulk;
 pub mod certificate;
+mod disks;
 mod dns;
 pub(crate) mod guests;
 pub mod handlers;
@@ -12,6 +13,7 @@ mod options;
 pub mod overview;
 mod power;
 mod report;
+mod scan;
 pub mod setup;
 mod small;
 mod time;

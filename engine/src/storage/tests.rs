@@ -210,7 +210,7 @@ fn storages_that_cannot_be_used_are_kept_and_say_why() {
     let node = Node::new();
     node.configure(
         "dir: local\n\tpath /nonexistent/vz\n\tcreate-base-path 0\n\ndir: off\n\tpath /x\n\tdisable\n\n\
-         dir: else\n\tpath /x\n\tnodes other\n\nlvmthin: thin\n\tvgname v\n\tthinpool t\n\nfancy: new\n\n\
+         dir: else\n\tpath /x\n\tnodes other\n\npbs: thin\n\tserver v\n\tdatastore t\n\nfancy: new\n\n\
          dir: mount\n\tpath /nonexistent/m\n\tis_mountpoint 1\n",
     );
     let states: Vec<(String, bool, bool)> =
@@ -229,7 +229,7 @@ fn storages_that_cannot_be_used_are_kept_and_say_why() {
         reason("local"),
         "unable to activate storage 'local' - directory '/nonexistent/vz' does not exist or is unreachable"
     );
-    assert_eq!(reason("thin"), "storage 'thin': type 'lvmthin' is not supported");
+    assert_eq!(reason("thin"), "storage 'thin': type 'pbs' is not supported");
     assert!(reason("mount").contains("expected to be a mount point but is not mounted"));
     for (id, text) in [
         ("off", "storage 'off' is disabled"),

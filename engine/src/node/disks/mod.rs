@@ -20,6 +20,9 @@ mod zpool;
 use crate::context::Mode;
 use crate::registry::{Binding, delete, get, post, put};
 use crate::{Context, Error, Result, lock};
+use serde_json::Value;
+
+pub use thin::pools;
 
 /// The methods bound here.
 pub const METHODS: &[Binding] = &[
@@ -41,6 +44,11 @@ pub const METHODS: &[Binding] = &[
     get("/nodes/{node}/disks/zfs/{name}", zfs::detail),
     delete("/nodes/{node}/disks/zfs/{name}", zfs::remove),
 ];
+
+/// Thin pools as the API shows them.
+pub fn pool_rows(pools: &[crate::storage::lvm::report::LogicalVolume]) -> Value {
+    pools.iter().map(thin::shape).collect()
+}
 
 /// Waits until nobody else changes disks.
 fn lock_disks(ctx: &Context) -> Result<lock::QueueLock> {

@@ -72,7 +72,8 @@ pub fn read(ctx: &Context, device: &str, health_only: bool) -> Result<Smart> {
         tool = tool.args(["-A", "-f", "brief"]);
     }
     let failed = |reason: String| Error::new(format!("Error getting S.M.A.R.T. data: {reason}"));
-    let ended = tool.args(["--", device]).within(ANSWER).end(ctx).map_err(|error| failed(error.message().to_owned()))?;
+    let ended =
+        tool.args(["--", device]).within(ANSWER).end(ctx).map_err(|error| failed(error.message().to_owned()))?;
     if ended.code & FATAL_BITS != 0 {
         return Err(failed(format!("Exit code: {}", ended.code)));
     }
@@ -144,8 +145,8 @@ impl Smart {
     /// Percent of a flash disk's life that are left, if it tells.
     pub fn life_left(&self) -> Option<f64> {
         self.wearout.or_else(|| {
-            let named = |name: &&str| self.attributes.iter().find(|attribute| attribute.name.contains(**name));
-            WEAR_ATTRIBUTES.iter().find_map(|name| named(&name)).map(|attribute| attribute.value as f64)
+            let named = |name: &str| self.attributes.iter().find(|attribute| attribute.name.contains(name));
+            WEAR_ATTRIBUTES.iter().find_map(|name| named(name)).map(|attribute| attribute.value as f64)
         })
     }
 

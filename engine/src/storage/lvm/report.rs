@@ -170,6 +170,22 @@ fn parse_volumes(text: &str) -> Result<Vec<LogicalVolume>> {
     Ok(volumes.filter(|volume| !volume.group.is_empty() && !volume.name.is_empty()).collect())
 }
 
+/// Volumes of Ceph's daemons: the device that each lies on, its name and its tags.
+pub fn ceph_volumes(ctx: &Context) -> Result<Vec<(String, String, String)>> {
+    let text = Tool::new("lvs")
+        .args(["--reportformat", "json", "--readonly", "-S", "lv_name=~^osd-"])
+        .args(["--options", "devices,lv_name,lv_tags"])
+        .within(QUESTION)
+        .read(ctx)?;
+    let volume = |row: Value| {
+        // `/dev/sdb(0)`: the number is the first extent.
+        let device = field(&row, "devices").split('(').next().unwrap_or_default().to_owned();
+        (device, field(&row, "lv_name").to_owned(), field(&row, "lv_tags").to_owned())
+    };
+    let found = rows(&text, "lv")?.into_iter().map(volume);
+    Ok(found.filter(|(device, name, _)| device.starts_with("/dev/") && name.starts_with("osd-")).collect())
+}
+
 /// The rows of a report. An older LVM writes warnings of its own before it.
 fn rows(text: &str, kind: &str) -> Result<Vec<Value>> {
     let bad = || Error::new("unable to read LVM's report");

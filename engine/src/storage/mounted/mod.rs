@@ -10,7 +10,7 @@ pub mod cifs;
 pub mod nfs;
 mod server;
 
-pub use server::{check_server_name, source_host};
+pub use server::{check_server_name, ping, source_host};
 
 use super::config::Entry;
 use super::directory::{FileDriver, Mount};

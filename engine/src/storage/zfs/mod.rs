@@ -3,7 +3,12 @@
 //! (PVE: pve-storage PVE/Storage/ZFSPoolPlugin.pm, PVE/Storage/ZFSPlugin.pm)
 
 mod dataset;
+pub mod over_iscsi;
 pub mod pool;
+mod remote;
+mod target;
+#[cfg(test)]
+mod tests;
 
 use super::driver::Storage;
 use super::guest_volume::{GuestVolume, Prefix};
@@ -43,7 +48,11 @@ fn parse(name: &str) -> Result<(GuestVolume, Format)> {
 }
 
 /// `zfs` on the machine that has the pool.
-fn zfs(_storage: &Storage, arguments: &[&str]) -> Result<Tool> {
+fn zfs(storage: &Storage, arguments: &[&str]) -> Result<Tool> {
+    if storage.entry.kind() == "zfs" {
+        let command: Vec<&str> = std::iter::once("zfs").chain(arguments.iter().copied()).collect();
+        return remote::command(storage, &command);
+    }
     Ok(Tool::new("zfs").args(arguments.to_vec()))
 }
 

@@ -3,6 +3,9 @@
 //!
 //! The kernel's devices are found where Ceph's own udev rule puts them, `/dev/rbd/POOL/IMAGE`.
 
+#[cfg(test)]
+mod tests;
+
 use super::ceph::{self, Credentials, check_word};
 use super::config::Entry;
 use super::driver::{Described, Driver, Filter, Secrets, Source, Space, Storage};
