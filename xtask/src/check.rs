@@ -12,6 +12,12 @@ pub fn main(arguments: &[&str]) -> Outcome {
     sh(cargo().args(["fmt", "--all", "--check"]))?;
     sh(cargo().args(["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"]))?;
     documents::check(fix)?;
+    let mut storages = cargo();
+    storages.args(["test", "--quiet", "-p", "engine", "--lib", "storage::tests_documents"]);
+    if fix {
+        storages.env("UPDATE_GOLDEN", "1");
+    }
+    sh(&mut storages)?;
     check_file_lengths()
 }
 

@@ -24,6 +24,8 @@ const RUN: &[&str] = &[
     "bzip2",
     "gzip",
     "openssl",
+    "btrfs-progs",
+    "lzop",
     "lvm2",
     "gdisk",
     "gpgv",
@@ -35,6 +37,7 @@ const RUN: &[&str] = &[
 const GUESTS: &[&str] = &[
     "busybox-static",
     "cpio",
+    "xfsprogs",
     "kmod",
     "python3",
     "python3-venv",

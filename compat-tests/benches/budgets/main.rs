@@ -7,6 +7,7 @@ mod connection;
 mod guests;
 mod measure;
 mod node;
+mod storage;
 
 use connection::{Connection, floor_server};
 use measure::{Row, Samples, Table};
@@ -31,6 +32,9 @@ fn main() -> ExitCode {
     if wanted("guests") {
         guests::start_vm(&mut table);
         guests::start_container(&mut table);
+    }
+    if wanted("storage") {
+        storage::rows(&mut table);
     }
     if table.missed() == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

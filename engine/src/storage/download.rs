@@ -180,6 +180,7 @@ fn check_existing(task: &Task, place: &std::path::Path, checksum: Option<&Checks
 fn decompress<'a>(task: &Task, target: &'a Target, packed: &Incoming, compression: &str) -> Result<Incoming<'a>> {
     let program: &[&str] = match compression {
         "gz" => &["gzip", "-d", "-c"],
+        "xz" => &["xz", "-d", "-c"],
         "lzo" => &["lzop", "-d", "-c"],
         "zst" => &["zstd", "-q", "-d", "-c"],
         "bz2" => &["bzip2", "-d", "-c"],

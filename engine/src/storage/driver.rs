@@ -293,6 +293,11 @@ pub trait Driver: Sync {
         Err(storage.unsupported("files"))
     }
 
+    /// What guest a volume of content type `import` describes, in the shape of the API.
+    fn import_metadata(&self, storage: &Storage, _name: &str) -> Result<serde_json::Value> {
+        Err(storage.unsupported("import metadata"))
+    }
+
     /// What tells this storage from all others of its type, wherever it is configured.
     fn identity(&self, storage: &Storage) -> Result<String> {
         Err(storage.unsupported("identity"))

@@ -3,6 +3,7 @@
 //!
 //! Adding a type: write its driver in a file of its own and name it in its row.
 
+use super::btrfs::Btrfs;
 use super::content::Content;
 use super::directory::DIRECTORY;
 use super::driver::Driver;
@@ -25,7 +26,7 @@ const fn row(name: &'static str, always_shared: bool, driver: Option<&'static dy
 
 /// All types of the interface.
 pub static KINDS: [Kind; 14] = [
-    row("btrfs", false, None),
+    row("btrfs", false, Some(&Btrfs)),
     row("cephfs", true, Some(&super::mounted::CEPHFS)),
     row("cifs", true, Some(&super::mounted::CIFS)),
     row("dir", false, Some(&DIRECTORY)),

@@ -7,6 +7,7 @@
 
 pub mod appliance;
 mod backup;
+pub mod btrfs;
 pub mod ceph;
 pub mod config;
 pub mod content;
@@ -17,6 +18,7 @@ pub mod download;
 pub mod driver;
 mod edit;
 pub mod esxi;
+pub mod extract;
 pub mod feature;
 pub mod guest_volume;
 pub mod handlers;
@@ -31,11 +33,16 @@ pub mod mounted;
 pub mod node_entry;
 mod permission;
 pub mod pool;
+pub mod prune;
 pub mod rbd;
 pub mod status;
 pub mod stream;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_documents;
+#[cfg(test)]
+mod tests_filesystems;
 #[cfg(test)]
 mod tests_lifecycle;
 pub mod transfer;
@@ -46,7 +53,7 @@ pub mod zfs;
 pub use config::{Entry, StorageConfig};
 pub use content::Content;
 pub use contract::format::size::{parse as parse_size, print as print_size};
-pub use copy::{Copy, copy};
+pub use copy::{Copy, copy, copy_as};
 pub use driver::{Attributes, Described};
 pub use feature::Feature;
 pub use import::{ImageSource, ImportImage, import_image};
@@ -98,7 +105,7 @@ pub fn driver_of(storage: &Storage) -> Result<&'static dyn Driver> {
 }
 
 /// An enabled storage made ready, with its driver.
-fn activated<'a>(ctx: &'a Context, id: &str) -> Result<(Storage<'a>, &'static dyn Driver)> {
+pub(crate) fn activated<'a>(ctx: &'a Context, id: &str) -> Result<(Storage<'a>, &'static dyn Driver)> {
     let storage = find_enabled(ctx, id)?;
     let driver = driver_of(&storage)?;
     driver.activate(&storage)?;

@@ -8,6 +8,8 @@ use super::content::Content;
 use super::driver::{Space, Storage};
 use super::driver_of;
 use crate::{Context, Error, Result};
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
@@ -47,8 +49,8 @@ type ProbeKey = (PathBuf, String);
 /// What a probe will answer, if it ever does.
 type Answer = mpsc::Receiver<Result<Space>>;
 
-/// Probes that missed their deadline. They belong to the process as their threads do.
-static HANGING: Mutex<BTreeMap<ProbeKey, Answer>> = Mutex::new(BTreeMap::new());
+/// Probes that missed their deadline, and when they began. They belong to the process as their threads do.
+static HANGING: Mutex<BTreeMap<ProbeKey, (Answer, i64)>> = Mutex::new(BTreeMap::new());
 
 /// The state of all storages, in the order of the configuration.
 pub fn all(ctx: &Context) -> Result<Vec<StorageStatus>> {
@@ -109,21 +111,24 @@ fn key(ctx: &Context, id: &str) -> ProbeKey {
     (ctx.root.prefix().to_owned(), id.to_owned())
 }
 
-fn hanging() -> MutexGuard<'static, BTreeMap<ProbeKey, Answer>> {
+fn hanging() -> MutexGuard<'static, BTreeMap<ProbeKey, (Answer, i64)>> {
     HANGING.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn unreachable(id: &str) -> Error {
-    Error::new(format!("storage '{id}' does not answer"))
+/// Says since when, in the node's time.
+fn unreachable(id: &str, since: i64) -> Error {
+    let time = Timestamp::from_second(since).map(|time| time.to_zoned(TimeZone::system()));
+    let since = time.map_or_else(|_| since.to_string(), |time| time.strftime("%Y-%m-%d %H:%M:%S").to_string());
+    Error::new(format!("storage '{id}' does not answer since {since}"))
 }
 
 /// Begins a probe, unless an earlier one of this storage still hangs.
 fn start(ctx: &Context, id: String, entry: Entry) -> Result<Answer> {
     let key = key(ctx, &id);
     let mut hanging = hanging();
-    if let Some(answer) = hanging.get(&key) {
+    if let Some((answer, since)) = hanging.get(&key) {
         if let Err(mpsc::TryRecvError::Empty) = answer.try_recv() {
-            return Err(unreachable(&id));
+            return Err(unreachable(&id, *since));
         }
         hanging.remove(&key);
     }
@@ -147,8 +152,9 @@ fn wait(ctx: &Context, id: &str, answer: Answer, deadline: Instant) -> Result<Sp
     match answer.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
         Ok(space) => space,
         Err(mpsc::RecvTimeoutError::Timeout) => {
-            hanging().insert(key(ctx, id), answer);
-            Err(unreachable(id))
+            let since = ctx.clock.now() - i64::try_from(DEADLINE.as_secs()).unwrap_or(0);
+            hanging().insert(key(ctx, id), (answer, since));
+            Err(unreachable(id, since))
         }
         Err(mpsc::RecvTimeoutError::Disconnected) => Err(Error::new(format!("the probe of storage '{id}' failed"))),
     }

@@ -122,6 +122,14 @@ pub fn import(
     Ok(storage.volume(driver.import(&storage, &import, form, from)?))
 }
 
+/// Waits until a socket or pipe has something to read; `false` when the time is over.
+pub fn wait_readable(fd: std::os::fd::BorrowedFd, time: std::time::Duration) -> Result<bool> {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let time = Timespec { tv_sec: time.as_secs().try_into().unwrap_or(i64::MAX), tv_nsec: 0 };
+    let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::IN)];
+    Ok(rustix::io::retry_on_intr(|| poll(&mut fds, Some(&time)))? > 0)
+}
+
 /// The forms that both storages understand, best first. (PVE: Storage.pm, volume_transfer_formats)
 pub fn transfer_formats(
     ctx: &Context,

@@ -113,6 +113,18 @@ pub fn check_harmless(header: &Header, file: &str) -> Result<()> {
     }
 }
 
+/// Copies a file of a content type under another name, perhaps to another storage.
+pub fn copy_file(ctx: &Context, source: &super::VolumeId, target: &super::VolumeId) -> Result<()> {
+    let mut from = File::open(super::activate_volume(ctx, source, None)?).context(|| source.to_string())?;
+    let (storage, driver) = super::activated(ctx, &target.storage)?;
+    let described = driver.describe(&storage, &target.name)?;
+    let file = target.name.rsplit('/').next().unwrap_or(&target.name);
+    let target = Target::for_volume(&storage, described.content, file)?;
+    let mut incoming = Incoming::create(&target)?;
+    copy(&mut from, &mut incoming.file)?;
+    incoming.place_new()
+}
+
 /// The last component with everything unusual replaced. (PVE: PVE/Storage.pm, normalize_content_filename)
 pub fn normalize_file_name(name: &str) -> String {
     let name = name.strip_suffix('\n').unwrap_or(name);
@@ -206,6 +218,12 @@ impl<'a> Incoming<'a> {
     /// Where it lies now.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Looks at what a program has written under the hidden name.
+    pub fn reopen(&mut self) -> Result<()> {
+        self.file = File::options().read(true).write(true).open(&self.path)?;
+        Ok(())
     }
 
     /// Verifies the content and gives the file its name. An older file of that name is replaced.

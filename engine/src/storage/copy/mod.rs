@@ -35,6 +35,11 @@ pub struct Copy<'a> {
 
 /// Makes the copy; `progress` gets lines for a task's log. Nothing is left behind if it fails or is stopped.
 pub fn copy(ctx: &Context, wanted: &Copy, progress: &mut dyn FnMut(&str)) -> Result<VolumeId> {
+    copy_as(ctx, wanted, None, progress)
+}
+
+/// The same under a file name of the caller's choice.
+pub fn copy_as(ctx: &Context, wanted: &Copy, file: Option<&str>, progress: &mut dyn FnMut(&str)) -> Result<VolumeId> {
     let (from, from_driver) = activated(ctx, &wanted.source.storage)?;
     let (to, to_driver) = activated(ctx, wanted.storage)?;
     let name = &wanted.source.name;
@@ -42,8 +47,13 @@ pub fn copy(ctx: &Context, wanted: &Copy, progress: &mut dyn FnMut(&str)) -> Res
     let info = from_driver.info(&from, name)?;
     let target_format = target_format(&to, format, wanted.format)?;
     let source = from_driver.source(&from, name, wanted.snapshot)?;
-    let new =
-        NewVolume { vmid: wanted.vmid, format: Some(target_format), name: None, size: info.size, kind: wanted.kind };
+    let new = NewVolume {
+        vmid: wanted.vmid,
+        format: Some(target_format),
+        name: file.map(str::to_owned),
+        size: info.size,
+        kind: wanted.kind,
+    };
     if wanted.source.storage == wanted.storage
         && format == target_format
         && let Some(made) = to_driver.copy_at_once(&to, &source, &new)?

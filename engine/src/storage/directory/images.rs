@@ -47,7 +47,7 @@ impl Preallocation {
     }
 }
 
-/// Makes an image that is still to be filled or placed.
+/// Reserves a name for a new image: what is asked must fit together.
 pub fn begin(storage: &Storage, layout: &dyn Layout, new: &NewVolume) -> Result<Making> {
     let named = new.name.as_deref().filter(|name| !name.is_empty());
     let format = match (new.format, named) {
@@ -219,13 +219,17 @@ pub fn make_mutable(path: &Path) {
 
 pub(super) fn resize(storage: &Storage, name: &Name, size: u64) -> Result<()> {
     let Name::Image(image) = name else { bail!("can't resize this image format") };
-    let path = path_of(storage, name)?;
+    resize_at(storage, &path_of(storage, name)?, image.format, size)
+}
+
+/// Makes an image at a path larger.
+pub fn resize_at(storage: &Storage, path: &Path, format: Format, size: u64) -> Result<()> {
     let size = size.checked_next_multiple_of(1024).ok_or_else(|| Error::new("size is too large"))?;
-    match image.format {
+    match format {
         Format::Vmdk | Format::Subvol => bail!("can't resize this image format"),
         Format::Raw => {
             let place = || path.display().to_string();
-            let file = File::options().write(true).open(&path).context(place)?;
+            let file = File::options().write(true).open(path).context(place)?;
             let old = file.metadata().context(place)?.len();
             if size < old {
                 bail!("unable to shrink '{}' from {old} to {size} bytes", path.display());

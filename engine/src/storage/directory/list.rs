@@ -17,10 +17,19 @@ use std::io::{BufRead, BufReader, ErrorKind, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-pub(super) fn list(storage: &Storage, filter: &Filter) -> Result<Vec<Volume>> {
+/// What an entry of a guest's directory is.
+pub type ReadImage = fn(&Storage, &Path, Vmid, &DirEntry) -> Option<Volume>;
+
+/// Everything, where images are the entries of their guests' directories.
+pub fn list(storage: &Storage, filter: &Filter) -> Result<Vec<Volume>> {
+    list_with(storage, filter, image_volume)
+}
+
+/// Everything, where images lie as `read_image` understands.
+pub fn list_with(storage: &Storage, filter: &Filter, read_image: ReadImage) -> Result<Vec<Volume>> {
     let mut volumes = Vec::new();
     if filter.contents.iter().any(|content| matches!(content, Content::Images | Content::Rootdir)) {
-        images(storage, filter, &mut volumes)?;
+        images(storage, filter, read_image, &mut volumes)?;
     }
     for content in &filter.contents {
         let of_no_guest = matches!(content, Content::Iso | Content::Vztmpl);
@@ -53,7 +62,7 @@ fn metadata(storage: &Storage, directory: &Path, entry: &DirEntry) -> Option<Met
     fs::metadata(entry.path()).ok()
 }
 
-fn images(storage: &Storage, filter: &Filter, volumes: &mut Vec<Volume>) -> Result<()> {
+fn images(storage: &Storage, filter: &Filter, read_image: ReadImage, volumes: &mut Vec<Volume>) -> Result<()> {
     let directory = storage.entry.content_directory(Content::Images)?;
     let mut owners = HashMap::new();
     let guests: Vec<Vmid> = match filter.vmid {
@@ -66,7 +75,7 @@ fn images(storage: &Storage, filter: &Filter, volumes: &mut Vec<Volume>) -> Resu
             continue;
         }
         for entry in entries(&of_guest)? {
-            let Some(volume) = image_volume(storage, &directory, vmid, &entry) else { continue };
+            let Some(volume) = read_image(storage, &directory, vmid, &entry) else { continue };
             let content = *owners.entry(vmid).or_insert_with(|| match guest::find(storage.ctx, vmid) {
                 Some(GuestKind::Lxc) => Content::Rootdir,
                 _ => Content::Images,
@@ -80,7 +89,7 @@ fn images(storage: &Storage, filter: &Filter, volumes: &mut Vec<Volume>) -> Resu
 }
 
 /// The row of an image, if the entry is one.
-fn image_volume(storage: &Storage, directory: &Path, vmid: Vmid, entry: &DirEntry) -> Option<Volume> {
+pub fn image_volume(storage: &Storage, directory: &Path, vmid: Vmid, entry: &DirEntry) -> Option<Volume> {
     let file = entry.file_name().into_string().ok()?;
     let (format, is_base) = parse_image_file(&file).ok()?;
     let metadata = metadata(storage, directory, entry)?;

@@ -153,8 +153,8 @@ impl Drop for Making {
     }
 }
 
-/// A new hidden directory of this process.
-fn hide(storage: &Storage, directory: &Path) -> Result<PathBuf> {
+/// A new hidden directory of this process: whatever it holds may be removed when the process is gone.
+pub fn hide(storage: &Storage, directory: &Path) -> Result<PathBuf> {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let ProcessId { pid, start } = ProcessId::current();
     let number = NEXT.fetch_add(1, Ordering::Relaxed);

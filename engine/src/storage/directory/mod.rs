@@ -3,7 +3,7 @@
 
 mod attributes;
 pub mod images;
-mod list;
+pub mod list;
 pub mod making;
 pub mod name;
 mod snapshots;
@@ -251,6 +251,10 @@ impl<M: Mount> Driver for FileDriver<M> {
 
     fn content_directory(&self, storage: &Storage, content: Content) -> Result<PathBuf> {
         storage.entry.content_directory(content)
+    }
+
+    fn import_metadata(&self, storage: &Storage, name: &str) -> Result<serde_json::Value> {
+        super::import::describe::appliance(storage, name)
     }
 }
 

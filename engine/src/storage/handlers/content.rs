@@ -88,9 +88,14 @@ fn parse_kib(text: &str) -> Result<u64> {
 
 /// The volume of a call: a whole id, or a name on the storage of the path.
 fn volume(call: &Call) -> Result<VolumeId> {
-    let text: String = call.param("volume")?;
+    volume_of(call, "volume")
+}
+
+/// The same for another parameter.
+pub(super) fn volume_of(call: &Call, parameter: &str) -> Result<VolumeId> {
+    let text: String = call.param(parameter)?;
     let storage: Option<String> = call.opt("storage")?;
-    let bad = |text: String| Error::parameter("volume", text);
+    let bad = |text: String| Error::parameter(parameter, text);
     if !text.contains(':') {
         let storage = storage.ok_or_else(|| bad("no storage specified - incomplete volume ID".into()))?;
         return format!("{storage}:{text}").parse().map_err(bad);

@@ -3,7 +3,10 @@
 mod appliance;
 mod config;
 mod content;
+mod copy;
 mod download;
+mod import;
+mod prune;
 mod status;
 mod upload;
 
@@ -23,6 +26,11 @@ pub const METHODS: &[Binding] = &[
     get("/nodes/{node}/storage/{storage}/content/{volume}", content::read),
     put("/nodes/{node}/storage/{storage}/content/{volume}", content::update),
     delete("/nodes/{node}/storage/{storage}/content/{volume}", content::remove),
+    post("/nodes/{node}/storage/{storage}/content/{volume}", copy::copy),
+    get("/nodes/{node}/storage/{storage}/import-metadata", import::metadata),
+    get("/nodes/{node}/storage/{storage}/identity", import::identity),
+    get("/nodes/{node}/storage/{storage}/prunebackups", prune::preview),
+    delete("/nodes/{node}/storage/{storage}/prunebackups", prune::run),
     post("/nodes/{node}/storage/{storage}/upload", upload::upload),
     post("/nodes/{node}/storage/{storage}/download-url", download::download),
     post("/nodes/{node}/storage/{storage}/oci-registry-pull", appliance::pull),

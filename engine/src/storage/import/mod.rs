@@ -3,6 +3,7 @@
 //!
 //! Such an image may be hostile: before any program opens it, its header must say that it is complete in itself.
 
+pub mod describe;
 pub mod ova;
 pub mod ovf;
 

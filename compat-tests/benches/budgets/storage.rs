@@ -1,0 +1,91 @@
+//! Storages: lists, full copies and allocations, next to what people do by hand.
+
+use crate::connection::Connection;
+use crate::measure::{Row, Samples, Table};
+use crate::node::Node;
+use std::fs;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+const ROUNDS: usize = 5;
+
+/// All rows about storages.
+pub fn rows(table: &mut Table) {
+    list(table);
+    copy(table);
+    allocate(table);
+}
+
+/// The content of a storage with 5,000 volumes of 500 guests, next to `ls -lR`.
+fn list(table: &mut Table) {
+    let node = Node::start(0);
+    for vmid in 1000..1500 {
+        let directory = node.path(&format!("var/lib/vz/images/{vmid}"));
+        fs::create_dir_all(&directory).expect("own directory");
+        for disk in 0..10 {
+            let file = fs::File::create(directory.join(format!("vm-{vmid}-disk-{disk}.raw"))).expect("own directory");
+            file.set_len(32 << 30).expect("a sparse file");
+        }
+    }
+    let request = node.request("/api2/json/nodes/bench/storage/local/content");
+    let mut connection = Connection::open(node.port);
+    assert!(connection.ask(&request).len() > 5_000 * 80, "all volumes are listed");
+    let ours = Samples::of(20, || {
+        connection.ask(&request);
+    });
+    let images = node.path("var/lib/vz/images");
+    let by_hand = Samples::of(20, || node.check(Command::new("ls").arg("-lR").arg(&images).stdout(Stdio::null())));
+    let (ours, by_hand) = (ours.median(), by_hand.median());
+    table.add(&Row::time("content of 5,000 volumes: p50", ours, ("ls -lR", by_hand), Duration::from_millis(50)));
+}
+
+/// A full copy of 512 MiB of data in 4 GiB, next to `qemu-img convert` and a sync of its target.
+fn copy(table: &mut Table) {
+    let node = Node::prepare();
+    node.check(node.program("pvesm").args(["alloc", "local", "100", "vm-100-disk-0.raw", "4G"]));
+    let source = node.path("var/lib/vz/images/100/vm-100-disk-0.raw");
+    let source = source.to_string_lossy();
+    let order = ["-f", "raw", "-c", "write -P 7 1G 512M", &source];
+    node.check(Command::new("qemu-io").args(order));
+    let target = node.path("var/lib/vz/images/100/by-hand.raw");
+    let by_hand = Samples::of_with(
+        ROUNDS,
+        || {
+            node.check(Command::new("qemu-img").args(["convert", "-f", "raw", "-O", "raw", &source]).arg(&target));
+            node.check(Command::new("sync").arg("-d").arg(&target));
+        },
+        || fs::remove_file(&target).expect("own file"),
+    );
+    let path = "/nodes/bench/storage/local/content/local:100%2Fvm-100-disk-0.raw";
+    let ours = Samples::of_with(
+        ROUNDS,
+        || node.check(node.program("pvesh").args(["create", path, "--target", "local:200/vm-200-disk-0.raw"])),
+        || node.check(node.program("pvesm").args(["free", "local:200/vm-200-disk-0.raw"])),
+    );
+    let (ours, by_hand) = (ours.median(), by_hand.median());
+    let what = "full copy of a raw disk, whole tool";
+    table.add(&Row::time(what, ours, ("qemu-img convert", by_hand), by_hand.mul_f64(1.05)));
+}
+
+/// 100 allocations one after another, next to as many runs of `truncate`.
+fn allocate(table: &mut Table) {
+    let node = Node::prepare();
+    let directory = node.path("by-hand");
+    fs::create_dir_all(&directory).expect("own directory");
+    let by_hand = Samples::of(ROUNDS, || {
+        for number in 0..100 {
+            node.check(Command::new("truncate").args(["-s", "1G"]).arg(directory.join(number.to_string())));
+        }
+    });
+    let ours = Samples::of_with(
+        ROUNDS,
+        || {
+            for _ in 0..100 {
+                node.check(node.program("pvesm").args(["alloc", "local", "100", "", "1G", "--format", "raw"]));
+            }
+        },
+        || fs::remove_dir_all(node.path("var/lib/vz/images/100")).expect("own directory"),
+    );
+    let (ours, by_hand) = (ours.median(), by_hand.median());
+    table.add(&Row::time("100 allocations, 100 tools", ours, ("truncate", by_hand), Duration::from_secs(2)));
+}
