@@ -6,6 +6,7 @@
 mod client;
 pub mod console;
 pub mod guest;
+pub mod lab;
 mod node;
 pub mod process;
 pub mod python;

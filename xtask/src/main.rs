@@ -1,10 +1,12 @@
-//! Every chore of the project is one command here: `cargo xtask run | test | check | bench | completions | contract`.
+//! Every chore of the project is one command here: `cargo xtask run | test | check | bench | lab | deb | …`.
 
 mod bench;
 mod check;
 mod contract;
+mod deb;
 mod demo;
 mod documents;
+mod lab;
 mod packages;
 mod run;
 mod test;
@@ -23,6 +25,8 @@ cargo xtask COMMAND
   test [FILTER]                                install what is missing, run all tests that this machine can run
   check [--fix]                                format, lints, table checks, generated documents
   bench [FILTER]                               release figures next to the raw tool's, from the same run
+  deb [--debug] [--output FOLDER]              our Debian package, from the release programs
+  lab build | start | stop | run | shell | …   Debian machines of our own for tests; see `cargo xtask lab help`
   completions FOLDER                           write completion scripts of all tools for bash, zsh and fish
   contract --dump FILE | --compare DIR | --openapi FILE
 ";
@@ -36,6 +40,8 @@ fn main() -> ExitCode {
         Some((&"check", rest)) => check::main(rest),
         Some((&"bench", rest)) => bench::main(rest),
         Some((&"contract", rest)) => contract::main(rest),
+        Some((&"deb", rest)) => deb::main(rest),
+        Some((&"lab", rest)) => lab::main(rest),
         Some((&"completions", [folder])) => completions(folder),
         _ => Err(USAGE.into()),
     };

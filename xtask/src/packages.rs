@@ -48,10 +48,21 @@ const GUESTS: &[&str] = &[
     "docker-registry",
 ];
 
-/// Installs what is missing of all lists.
+/// To build and run the machines of the lab.
+const LAB: &[&str] = &["mmdebstrap", "openssh-client", "busybox-static", "cpio"];
+
+/// Installs what is missing to build, run and test.
 pub fn ensure() -> Outcome {
-    let wanted = [BUILD, RUN, GUESTS].concat();
-    let missing: Vec<&str> = wanted.into_iter().filter(|package| !is_installed(package)).collect();
+    install(&[BUILD, RUN, GUESTS].concat())
+}
+
+/// Installs what is missing for the lab.
+pub fn ensure_lab() -> Outcome {
+    install(&[RUN, LAB].concat())
+}
+
+fn install(wanted: &[&'static str]) -> Outcome {
+    let missing: Vec<&str> = wanted.iter().copied().filter(|package| !is_installed(package)).collect();
     if missing.is_empty() {
         return Ok(());
     }
