@@ -4,7 +4,7 @@
 use crate::method::{self, Method};
 use serde_json::{Map, Value, json};
 
-/// All methods by path and verb, under `paths`.
+/// All methods by path and verb, under `paths`, without what is an addition of ours.
 pub fn dump() -> Value {
     let mut paths = Map::new();
     for (verb, template) in method::methods() {
@@ -16,8 +16,12 @@ pub fn dump() -> Value {
 }
 
 fn dump_method(method: &Method) -> Value {
-    let parameters: Map<String, Value> =
-        method.parameters.iter().map(|(name, schema)| (name.clone(), schema.dump())).collect();
+    let parameters: Map<String, Value> = method
+        .parameters
+        .iter()
+        .filter(|(_, schema)| !schema.addition)
+        .map(|(name, schema)| (name.clone(), schema.dump()))
+        .collect();
     let mut value = json!({
         "name": if method.name.is_empty() { Value::Null } else { json!(method.name) },
         "protected": method.protected,

@@ -82,6 +82,9 @@ pub struct Schema {
     /// Type of the value; any if absent.
     #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
     pub kind: Option<Kind>,
+    /// A parameter that only Ferrovisor has. Clients that do not know it never send it; the dump leaves it out.
+    #[serde(skip_serializing_if = "is_false")]
+    pub addition: bool,
     /// Name of a format, see [`crate::format`] and [`crate::property_string`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub format: Option<String>,

@@ -5,8 +5,8 @@
 
 use crate::call::Handler;
 use crate::{
-    Call, Context, Error, Params, Reply, Request, Result, access, cluster, console, hardware, lxc, mapping, node, qemu,
-    storage, task,
+    Call, Context, Error, Params, Reply, Request, Result, access, cluster, console, hardware, lxc, mapping, network,
+    node, qemu, storage, task,
 };
 use contract::{Method, Verb};
 use serde_json::{Map, Value};
@@ -64,6 +64,7 @@ const AREAS: &[&[Binding]] = &[
     lxc::handlers::consoles::METHODS,
     lxc::handlers::copies::METHODS,
     lxc::handlers::snapshots::METHODS,
+    network::handlers::METHODS,
 ];
 
 /// All bindings, area by area.

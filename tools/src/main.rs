@@ -15,6 +15,7 @@ const TOOLS: &[&str] = &[
     "pveam",
     "pveceph",
     "pvecm",
+    "pvenet",
     "pvenode",
     "pveperf",
     "pvereport",

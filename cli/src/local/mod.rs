@@ -6,6 +6,7 @@
 mod guest;
 mod pct;
 mod pveam;
+mod pvenet;
 mod pvesh;
 mod pvesm;
 mod pveum;
@@ -48,6 +49,7 @@ const TABLE: &[&[Row]] = &[
     guest::COMMANDS,
     pct::COMMANDS,
     pveam::COMMANDS,
+    pvenet::COMMANDS,
     pvesh::COMMANDS,
     pvesm::COMMANDS,
     pveum::COMMANDS,

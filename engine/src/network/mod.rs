@@ -1,19 +1,33 @@
-//! The node's network: guests' links and their place on bridges.
+//! The node's network: the interfaces file, its way to the kernel, and guests' links on bridges.
 //!
 //! | file | what |
 //! | --- | --- |
-//! | `tap.rs`, `port.rs`, `sub_bridge.rs`, `rate.rs`, `open_vswitch.rs` | links of guests |
-//! | `netlink/`, `link.rs` | the kernel's side |
+//! | `interfaces/`, `edit.rs`, `handlers.rs` | the file as PVE reads and writes it, and the methods on it |
+//! | `stanza.rs`, `wanted.rs` | what the file means: from text to a [`state::State`], pure |
+//! | `plan.rs`, `change.rs` | from one state to another: an ordered list of changes, pure |
+//! | `netlink/` | the kernel's state, and changes of it |
+//! | `transaction.rs`, `script.rs` | carrying a plan out, going back, confirmation; command lines and DHCP |
+//! | `tap.rs`, `port.rs`, `sub_bridge.rs`, `rate.rs`, `open_vswitch.rs`, `link.rs` | links of guests |
 //!
 //! Names of links are anybody's choice; nothing here knows a link by its name, except guests' own.
 
+pub mod change;
+pub mod edit;
+pub mod handlers;
+pub mod interfaces;
 mod link;
 pub mod netlink;
 pub mod open_vswitch;
+pub mod plan;
 pub mod port;
 mod rate;
+mod script;
+pub mod stanza;
+pub mod state;
 pub mod sub_bridge;
 mod tap;
+pub mod transaction;
+pub mod wanted;
 
 use crate::{Context, Error, Result};
 use std::path::Path;
@@ -52,10 +66,14 @@ pub fn check_bridge(bridge: &str) -> Result<()> {
     Err(Error::new(format!("bridge '{bridge}' does not exist")))
 }
 
-/// Removes what guests that ended without us have left; says what. Taps need no care: they go with QEMU.
+/// Removes what guests that ended without us have left, and takes back a change of the network whose process has died;
+/// says what. Taps need no care: they go with QEMU.
 pub fn reconcile(ctx: &Context) -> Result<Vec<String>> {
+    let mut lines = Vec::new();
+    transaction::recover(ctx, &mut |line| lines.push(line.to_owned()))?;
     let bridges = sub_bridge::remove_all_unused(ctx)?;
-    Ok(bridges.into_iter().map(|bridge| format!("removed bridge '{bridge}', which no guest uses any more")).collect())
+    lines.extend(bridges.into_iter().map(|bridge| format!("removed bridge '{bridge}', which no guest uses any more")));
+    Ok(lines)
 }
 
 #[cfg(test)]

@@ -27,6 +27,14 @@ pub fn unplug(name: &str) -> Result<()> {
     if is_installed() { command::run(TOOL, &["--if-exists", "del-port", name]).map(drop) } else { Ok(()) }
 }
 
+/// Carries out a call of the plan. (PVE: ifupdown2's Open vSwitch part, likewise through this tool)
+pub fn call(words: &[String]) -> Result<()> {
+    if !is_installed() {
+        crate::bail!("Open VSwitch is not installed (need package 'openvswitch-switch')");
+    }
+    command::run(TOOL, words).map(drop)
+}
+
 fn arguments(port: &Port, mtu: Option<&str>) -> Vec<String> {
     let mut words: Vec<String> =
         ["--if-exists", "del-port", &port.name, "--", "add-port", &port.bridge, &port.name].map(str::to_owned).to_vec();

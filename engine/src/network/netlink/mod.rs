@@ -3,7 +3,9 @@
 //! Owns the async part (netlink-proto on a runtime of one thread, driven only while a call waits) and the count of
 //! requests that change something. Knows nothing of configuration. All names and addresses are the caller's.
 
+mod actual;
 mod dump;
+mod execute;
 mod vlans;
 
 pub use dump::{controller, index_of, kind, name, uplinks};
@@ -12,7 +14,8 @@ pub use vlans::PortVlans;
 use crate::{Error, Result, error::ResultExt};
 use futures_util::StreamExt;
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
+    NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage,
+    NetlinkPayload,
 };
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_proto::ConnectionHandle;
@@ -40,6 +43,8 @@ pub enum Write {
     New,
     /// Made, or replaced when it is there.
     NewOrReplace,
+    /// Added beside others of its kind.
+    Append,
 }
 
 impl Netlink {
@@ -72,6 +77,7 @@ impl Netlink {
             Write::Existing => 0,
             Write::New => NLM_F_CREATE | NLM_F_EXCL,
             Write::NewOrReplace => NLM_F_CREATE | NLM_F_REPLACE,
+            Write::Append => NLM_F_CREATE | NLM_F_APPEND,
         };
         self.writes.set(self.writes.get() + 1);
         self.request(message, NLM_F_REQUEST | NLM_F_ACK | flags).map(drop)

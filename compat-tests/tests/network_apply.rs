@@ -1,0 +1,260 @@
+//! `pvenet` in a network namespace of the test's own: what a plan says happens, twice the same file changes nothing,
+//! and whatever goes wrong half-way leads back to where it began.
+
+#![allow(clippy::unwrap_used, reason = "a panic is a test's report")]
+
+use compat_tests::{Node, wait_for};
+use std::fs;
+use std::process::{Command, Output};
+
+/// A namespace with two cables (`en01`, `en02`), whose far ends are `far01` and `far02`.
+struct World {
+    node: Node,
+    name: String,
+}
+
+impl World {
+    fn new(name: &str) -> Self {
+        let name = format!("nw{name}{}", std::process::id());
+        let node = Node::without_daemons();
+        fs::create_dir_all(node.path("etc/network")).unwrap();
+        run("ip", &["netns", "add", &name]);
+        let world = World { node, name };
+        for (near, far) in [("en01", "far01"), ("en02", "far02")] {
+            world.ip(&["link", "add", "name", near, "type", "veth", "peer", "name", far]);
+            world.ip(&["link", "set", "dev", far, "up"]);
+        }
+        world
+    }
+
+    fn ip(&self, arguments: &[&str]) -> String {
+        run("ip", &[&["-n", &self.name], arguments].concat())
+    }
+
+    fn pvenet(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new("ip");
+        let program = self.node.program("pvenet");
+        command.args(["netns", "exec", &self.name]).arg(program.get_program()).args(arguments);
+        for (key, value) in program.get_envs() {
+            if let Some(value) = value {
+                command.env(key, value);
+            }
+        }
+        command.output().unwrap()
+    }
+
+    fn ok(&self, arguments: &[&str]) -> String {
+        let output = self.pvenet(arguments);
+        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "pvenet {arguments:?}: {out}{err}");
+        out.into_owned()
+    }
+
+    fn propose(&self, text: &str) {
+        fs::write(self.node.path("etc/network/interfaces.new"), text).unwrap();
+    }
+
+    fn in_force(&self) -> String {
+        fs::read_to_string(self.node.path("etc/network/interfaces")).unwrap_or_default()
+    }
+
+    /// Links, addresses and routes as `ip` shows them, without what changes by itself.
+    fn picture(&self) -> String {
+        let links = self.ip(&["-o", "link"]);
+        let links = links.lines().map(|line| {
+            let (name, rest) = line.split_once(": ").unwrap().1.split_once(": ").unwrap();
+            let words: Vec<&str> = rest.split_whitespace().collect();
+            let after = |word: &str| words.iter().position(|found| *found == word).map(|at| words[at + 1]);
+            let up = words[0].trim_matches(['<', '>']).split(',').any(|flag| flag == "UP");
+            format!("{name} {up} {:?} {:?}", after("mtu"), after("master"))
+        });
+        let addresses = self.ip(&["-o", "addr", "show", "scope", "global"]);
+        let addresses =
+            addresses.lines().map(|line| line.split_whitespace().skip(1).take(3).collect::<Vec<_>>().join(" "));
+        let mut all: Vec<String> = links.chain(addresses).collect();
+        all.sort();
+        let routes = self.ip(&["route", "show", "default"]).replace(" linkdown", "");
+        format!("{}\n{}", all.join("\n"), routes.trim())
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        let _ = Command::new("ip").args(["netns", "del", &self.name]).status();
+    }
+}
+
+fn run(program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program).args(arguments).output().unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{program} {arguments:?}: {error}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+const FIRST: &str = "\
+auto lo
+iface lo inet loopback
+
+iface en01 inet manual
+
+auto vibr0
+iface vibr0 inet static
+\taddress 192.0.2.10/24
+\tgateway 192.0.2.1
+\tbridge-ports en01
+\tbridge-stp off
+\tbridge-fd 0
+
+iface vibr0 inet6 static
+\taddress fd00:a::1/64
+
+auto vibr10
+iface vibr10 inet manual
+\tbridge-ports none
+\tbridge-stp off
+\tbridge-fd 0
+";
+
+/// The first file with another address, another port and another bridge instead of `vibr10`.
+fn second() -> String {
+    let text =
+        FIRST.replace("192.0.2.10/24", "192.0.2.11/24\n\tmtu 1400").replace("bridge-ports en01", "bridge-ports en02");
+    text.replace("vibr10", "lan")
+        .replace("iface en01 inet manual", "iface en02 inet manual\n\nauto en01\niface en01 inet manual")
+}
+
+#[test]
+fn what_is_planned_happens_once() {
+    let world = World::new("a");
+    world.propose(FIRST);
+    let plan = world.ok(&["plan"]);
+    for line in
+        ["vibr0: create bridge", "en01: put into 'vibr0'", "vibr0: add address 192.0.2.10/24", "default via 192.0.2.1"]
+    {
+        assert!(plan.contains(line), "{line} in\n{plan}");
+    }
+    assert!(!world.picture().contains("vibr0"), "a plan changes nothing");
+    assert_eq!(world.ok(&["apply"]), plan);
+    assert_eq!(world.in_force(), FIRST);
+    let picture = world.picture();
+    for part in [
+        "en01 true Some(\"1500\") Some(\"vibr0\")",
+        "vibr0 inet 192.0.2.10/24",
+        "vibr0 inet6 fd00:a::1/64",
+        "default via 192.0.2.1",
+    ] {
+        assert!(picture.contains(part), "{part} in\n{picture}");
+    }
+    world.propose(FIRST);
+    assert_eq!(world.ok(&["apply"]), "no change\n");
+    assert!(world.ok(&["status"]).contains("agree"));
+
+    // A guest's port is nobody's in the file; it stays through changes of its bridge.
+    world.ip(&["link", "add", "name", "veth900i0", "type", "veth", "peer", "name", "guest"]);
+    world.ip(&["link", "set", "dev", "veth900i0", "master", "vibr0"]);
+    world.propose(&second());
+    world.ok(&["apply"]);
+    let picture = world.picture();
+    for part in [
+        "veth900i0@guest false Some(\"1500\") Some(\"vibr0\")",
+        "en01@far01 true Some(\"1500\") None",
+        "en02@far02 true Some(\"1500\") Some(\"vibr0\")",
+        "lan true",
+    ] {
+        assert!(picture.contains(part), "{part} in\n{picture}");
+    }
+    assert!(!picture.contains("vibr10") && !picture.contains("192.0.2.10/"), "{picture}");
+}
+
+#[test]
+fn a_bad_file_is_refused_with_its_line() {
+    let world = World::new("b");
+    world.propose(FIRST);
+    world.ok(&["apply"]);
+    let before = world.picture();
+    let cases = [
+        (FIRST.replace("inet static", "inet statik"), "interfaces:7: unable to read"),
+        (FIRST.replace("bridge-ports en01", "bridge-ports en09"), "bridge 'vibr0' - unable to find bridge port 'en09'"),
+        (FIRST.replace("192.0.2.1\n", "198.51.100.1\n"), "gateway 198.51.100.1 of 'vibr0' is not in its network"),
+        (
+            FIRST.replace("192.0.2.10/24", "192.0.2.1000/24"),
+            "interfaces:7: address '192.0.2.1000/24' of 'vibr0' is none",
+        ),
+        (
+            FIRST.replace("iface vibr10 inet manual", "iface vibr10 inet static\n\taddress 192.0.2.10/24"),
+            "address 192.0.2.10 is on 'vibr0' and on 'vibr10'",
+        ),
+        (FIRST.replace("bridge-fd 0\n\niface vibr0 inet6", "mtu\n\niface vibr0 inet6"), "option 'mtu' has no value"),
+    ];
+    for (text, reason) in cases {
+        world.propose(&text);
+        let output = world.pvenet(&["apply"]);
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && error.contains(reason), "{reason}: {error}");
+        assert_eq!(world.picture(), before);
+        assert_eq!(world.in_force(), FIRST);
+    }
+}
+
+#[test]
+fn what_fails_half_way_goes_back() {
+    let world = World::new("c");
+    world.propose(FIRST);
+    world.ok(&["apply"]);
+    let before = world.picture();
+    // The kernel refuses this size when everything else has been changed.
+    world.propose(&second().replace("mtu 1400", "mtu 65"));
+    let output = world.pvenet(&["apply"]);
+    assert!(!output.status.success(), "{output:?}");
+    assert_eq!(world.picture(), before);
+    assert_eq!(world.in_force(), FIRST);
+    assert!(world.node.path("etc/network/interfaces.new").exists(), "the edit is not lost");
+}
+
+#[test]
+fn a_killed_change_is_taken_back_by_the_next_start() {
+    let world = World::new("d");
+    world.propose(FIRST);
+    world.ok(&["apply"]);
+    let before = world.picture();
+    // The parent of a command is the one who applies: it kills him between two steps.
+    for (interface, phase) in [("vibr0", "pre-up"), ("vibr0", "up"), ("lan", "pre-up"), ("lan", "up"), ("en01", "up")] {
+        let section = format!("iface {interface} inet");
+        let text = second();
+        let at = text.find(&section).unwrap();
+        let end = at + text[at..].find('\n').unwrap() + 1;
+        world.propose(&format!("{}\t{phase} kill -9 $PPID\n{}", &text[..end], &text[end..]));
+        let output = world.pvenet(&["apply"]);
+        assert!(!output.status.success(), "{interface} {phase}: {output:?}");
+        assert_ne!(world.picture(), before, "{interface} {phase}: it was killed before the first change");
+        world.ok(&["guard"]);
+        assert_eq!(world.picture(), before, "{interface} {phase}");
+        assert_eq!(world.in_force(), FIRST);
+        assert!(world.ok(&["plan"]).len() > 10, "the edit is not lost");
+    }
+}
+
+#[test]
+fn without_confirmation_the_former_state_comes_back() {
+    let world = World::new("e");
+    world.propose(FIRST);
+    world.ok(&["apply"]);
+    let before = world.picture();
+    world.propose(&second());
+    world.ok(&["apply", "--confirm", "3"]);
+    assert_ne!(world.picture(), before);
+    assert!(String::from_utf8_lossy(&world.pvenet(&["apply"]).stderr).contains("waits for its confirmation"));
+    wait_for("the way back", 30, || (world.picture() == before && world.in_force() == FIRST).then_some(()));
+
+    world.propose(&second());
+    world.ok(&["apply", "--confirm", "600"]);
+    world.ok(&["rollback"]);
+    assert_eq!(world.picture(), before);
+
+    world.propose(&second());
+    world.ok(&["apply", "--confirm", "600"]);
+    world.ok(&["confirm"]);
+    assert_ne!(world.picture(), before);
+    assert_eq!(world.in_force(), second());
+    assert!(!world.pvenet(&["confirm"]).status.success());
+}

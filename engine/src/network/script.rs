@@ -1,0 +1,116 @@
+//! Command lines of the interfaces file, and the DHCP client.
+//!
+//! A line such as `post-up iptables …` is what the administrator has written into a file of root's, so it goes to
+//! `/bin/sh -c` as ifupdown does it. This is the only place where a shell is started. It has a time limit; what it prints
+//! is logged, and its failure is a warning, as with ifupdown2.
+
+use crate::{Error, Result, bail, command, host};
+use std::io::Read;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// How long a line may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// A DHCP client of Debian's that is looked after (isc-dhcp-client is not any more).
+const CLIENT: &str = "dhcpcd";
+
+/// Runs a line for an interface.
+pub fn run(name: &str, phase: &str, line: &str, log: &mut dyn FnMut(&str)) {
+    match shell(name, phase, line, log) {
+        Ok(()) => {}
+        Err(error) => log(&format!("warning: {name}: {phase} '{line}': {error}")),
+    }
+}
+
+fn shell(name: &str, phase: &str, line: &str, log: &mut dyn FnMut(&str)) -> Result<()> {
+    let mode = if phase.contains("up") { "start" } else { "stop" };
+    let mut output = tempfile()?;
+    let mut child = Command::new("/bin/sh")
+        .args(["-c", line])
+        .env("IFACE", name)
+        .env("LOGICAL", name)
+        .env("PHASE", phase)
+        .env("MODE", mode)
+        .stdin(Stdio::null())
+        .stdout(output.try_clone()?)
+        .stderr(output.try_clone()?)
+        .process_group(0)
+        .spawn()?;
+    let until = Instant::now() + PATIENCE;
+    let status = loop {
+        if let Some(status) = child.try_wait()? {
+            break Some(status);
+        }
+        if Instant::now() >= until {
+            break None;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    };
+    if status.is_none() {
+        // It leads a group of its own, so what it has started ends as well.
+        let group = rustix::process::Pid::from_child(&child);
+        let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+        let _ = child.wait();
+    }
+    let mut text = Vec::new();
+    std::io::Seek::rewind(&mut output)?;
+    output.read_to_end(&mut text)?;
+    for line in String::from_utf8_lossy(&text).lines() {
+        log(&format!("{name}: {line}"));
+    }
+    match status {
+        None => bail!("did not end within {} seconds", PATIENCE.as_secs()),
+        Some(status) if status.success() => Ok(()),
+        Some(status) => Err(Error::new(format!("failed ({status})"))),
+    }
+}
+
+/// A file without a name. A pipe would keep us waiting for whatever the line leaves running.
+fn tempfile() -> Result<std::fs::File> {
+    let name = std::ffi::CString::new("network-command").expect("the name has no NUL");
+    let fd = rustix::fs::memfd_create(&name, rustix::fs::MemfdFlags::CLOEXEC)?;
+    Ok(std::fs::File::from(fd))
+}
+
+/// Starts the DHCP client of an interface; it goes on by itself.
+pub fn start_dhcp(name: &str, four: bool, six: bool) -> Result<()> {
+    if host::program_path(CLIENT).is_none() {
+        bail!("'{name}' asks for DHCP, and no client is installed (need package 'dhcpcd-base')");
+    }
+    let mut words = vec!["-q", "-b"];
+    match (four, six) {
+        (true, false) => words.push("-4"),
+        (false, true) => words.push("-6"),
+        _ => {}
+    }
+    words.push(name);
+    command::run(CLIENT, &words).map(drop)
+}
+
+/// Ends the DHCP client of an interface and gives its address back. One that does not run is no error.
+pub fn stop_dhcp(name: &str) {
+    if host::program_path(CLIENT).is_some() {
+        let _ = command::run(CLIENT, &["-q", "-k", name]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_logged_and_know_their_interface() {
+        let mut lines = Vec::new();
+        run("lan", "post-up", "echo $IFACE $MODE; exit 3", &mut |line| lines.push(line.to_owned()));
+        assert_eq!(lines[0], "lan: lan start");
+        assert!(lines[1].starts_with("warning: lan: post-up") && lines[1].contains("exit status: 3"), "{lines:?}");
+    }
+
+    #[test]
+    fn what_a_line_leaves_running_is_not_waited_for() {
+        let begin = Instant::now();
+        run("lan", "up", "sleep 30 & echo done", &mut |_| {});
+        assert!(begin.elapsed() < Duration::from_secs(20));
+    }
+}

@@ -1,0 +1,398 @@
+//! Applying the interfaces file as one transaction.
+//!
+//! ```text
+//! check ── plan ── journal ── file in force ── changes ── read back ──┬── done
+//!                     │                                               └── waits for confirmation ──┬── done
+//!                     └────────────── back to the former state ◄── failure, kill, no confirmation ─┘
+//! ```
+//! The journal is written before the first change and lies where it survives a restart of the machine. Whoever comes next
+//! and finds one whose writer is dead goes back. Owns the journal and what is in force; one process at a time works.
+
+use super::change::Change;
+use super::netlink::Netlink;
+use super::plan::{Plan, plan};
+use super::state::{Kind, State};
+use super::wanted::Wanted;
+use super::{edit, script, stanza};
+use crate::{Context, Error, Result, bail, error::ResultExt, file};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// How often the kernel is asked again: one change may undo a part of another.
+const ROUNDS: usize = 3;
+
+/// What is needed to go back.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Journal {
+    /// The boot in which it was written; after another one the kernel knows nothing of it.
+    boot: String,
+    /// What was in force.
+    before: Wanted,
+    /// What is to be in force.
+    wanted: Wanted,
+    /// What the kernel had.
+    snapshot: State,
+    /// The file that was in force.
+    old_text: String,
+    /// The file that is to be in force.
+    new_text: String,
+    /// Whether `interfaces.new` was there.
+    had_pending: bool,
+    /// Until when (seconds since 1970) somebody has to confirm; `None` while changes are made.
+    deadline: Option<i64>,
+}
+
+/// What is known of a change that waits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Pending {
+    /// None waits.
+    None,
+    /// It waits for this many more seconds.
+    Waits(i64),
+    /// Its writer is dead, or nobody has confirmed it in time.
+    Dead,
+}
+
+/// What the file wants and what has to be done for it, with all checks. Changes nothing.
+pub fn plan_now(ctx: &Context) -> Result<Plan> {
+    let wanted = wanted(ctx, &edit::text(ctx)?)?;
+    Ok(plan(&in_force(ctx)?, &wanted, &Netlink::open()?.state()?))
+}
+
+/// Applies the waiting file, or the one in force again. With `confirm` seconds it goes back by itself unless confirmed.
+pub fn apply(ctx: &Context, confirm: Option<u64>, log: &mut dyn FnMut(&str)) -> Result<()> {
+    let _lock = lock(ctx)?;
+    recover_locked(ctx, log)?;
+    if let Pending::Waits(seconds) = pending(ctx)? {
+        bail!(
+            "a network change waits for its confirmation for {seconds} more seconds; confirm it or roll it back first"
+        );
+    }
+    let had_pending = edit::pending_file(ctx).exists();
+    let (old_text, new_text) = (file::read_or_empty(&edit::current_file(ctx))?, edit::text(ctx)?);
+    let wanted = wanted(ctx, &new_text)?;
+    let netlink = Netlink::open()?;
+    let snapshot = netlink.state()?;
+    let before = in_force(ctx)?;
+    let plan = plan(&before, &wanted, &snapshot);
+    plan.warnings.iter().for_each(|warning| log(&format!("warning: {warning}")));
+    let guard = confirm.map(|_| guard_program()).transpose()?;
+    let mut journal =
+        Journal { boot: boot_id(), before, wanted, snapshot, old_text, new_text, had_pending, deadline: None };
+    if plan.changes.is_empty() {
+        log("no change");
+    }
+    if plan.changes.is_empty() && !had_pending {
+        return write_in_force(ctx, &journal.wanted);
+    }
+    write_journal(ctx, &journal)?;
+    let done = put_in_force(ctx, &journal).and_then(|()| carry_out(&netlink, &journal, plan, log));
+    if let Err(error) = done {
+        log(&format!("{error}; going back to the former state"));
+        let failures: Vec<Error> = go_back(ctx, &journal, log).err().into_iter().collect();
+        return Err(error.context("network change failed").with_cleanup_failures(&failures));
+    }
+    write_in_force(ctx, &journal.wanted)?;
+    match (confirm, guard) {
+        (Some(seconds), Some(program)) => {
+            journal.deadline = Some(now().saturating_add_unsigned(seconds));
+            write_journal(ctx, &journal)?;
+            log(&format!("waiting for confirmation for {seconds} seconds ('pvenet confirm')"));
+            start_guard(&program)
+        }
+        _ => remove_journal(ctx),
+    }
+}
+
+/// Brings everything up when the machine starts. A change that was not confirmed before is taken back first; what fails
+/// is told, and the rest goes on: half a network is better than none.
+pub fn boot(ctx: &Context, log: &mut dyn FnMut(&str)) -> Result<()> {
+    let _lock = lock(ctx)?;
+    recover_locked(ctx, log)?;
+    let wanted = wanted(ctx, &file::read_or_empty(&edit::current_file(ctx))?)?;
+    let netlink = Netlink::open()?;
+    let mut failures: Vec<Error> = Vec::new();
+    for round in 0..ROUNDS {
+        let before = if round == 0 { Wanted::default() } else { wanted.clone() };
+        let plan = plan(&before, &wanted, &netlink.state()?);
+        plan.warnings.iter().filter(|_| round == 0).for_each(|warning| log(&format!("warning: {warning}")));
+        if plan.changes.is_empty() {
+            break;
+        }
+        failures.clear();
+        for change in &plan.changes {
+            log(&change.to_string());
+            if let Err(error) = execute(&netlink, change, log) {
+                log(&format!("warning: {change}: {error}"));
+                failures.push(error.context(change.to_string()));
+            }
+        }
+    }
+    write_in_force(ctx, &wanted)?;
+    match failures.is_empty() {
+        true => Ok(()),
+        false => Err(Error::new("not everything could be brought up").with_cleanup_failures(&failures)),
+    }
+}
+
+/// Keeps a change that waits for its confirmation.
+pub fn confirm(ctx: &Context) -> Result<()> {
+    let _lock = lock(ctx)?;
+    match pending(ctx)? {
+        Pending::Waits(_) => remove_journal(ctx),
+        _ => bail!("no network change waits for its confirmation"),
+    }
+}
+
+/// Takes back a change that waits for its confirmation.
+pub fn rollback(ctx: &Context, log: &mut dyn FnMut(&str)) -> Result<()> {
+    let _lock = lock(ctx)?;
+    match read_journal(ctx)? {
+        Some(journal) => go_back(ctx, &journal, log),
+        None => bail!("no network change waits for its confirmation"),
+    }
+}
+
+/// Waits until the change is confirmed or its time is over, and takes it back then.
+pub fn guard(ctx: &Context, log: &mut dyn FnMut(&str)) -> Result<()> {
+    while let Pending::Waits(seconds) = pending(ctx)? {
+        // The file may be confirmed at any moment; looking each second is cheap and ends soon.
+        std::thread::sleep(std::time::Duration::from_millis(if seconds > 1 { 1000 } else { 200 }));
+    }
+    let _lock = lock(ctx)?;
+    recover_locked(ctx, log)
+}
+
+/// Goes back from what a dead process has left, or goes on waiting for a confirmation. For the daemon's start.
+pub fn recover(ctx: &Context, log: &mut dyn FnMut(&str)) -> Result<()> {
+    if read_journal(ctx)?.is_none() {
+        return Ok(());
+    }
+    let _lock = lock(ctx)?;
+    recover_locked(ctx, log)?;
+    match pending(ctx)? {
+        Pending::Waits(_) => start_guard(&guard_program()?),
+        _ => Ok(()),
+    }
+}
+
+/// Whether a change waits.
+pub fn pending(ctx: &Context) -> Result<Pending> {
+    Ok(match read_journal(ctx)? {
+        None => Pending::None,
+        Some(Journal { deadline: Some(deadline), boot, .. }) if boot == boot_id() && deadline > now() => {
+            Pending::Waits(deadline - now())
+        }
+        Some(_) => Pending::Dead,
+    })
+}
+
+/// The lock is held, so a journal that does not wait has no living writer.
+fn recover_locked(ctx: &Context, log: &mut dyn FnMut(&str)) -> Result<()> {
+    match (pending(ctx)?, read_journal(ctx)?) {
+        (Pending::Dead, Some(journal)) => {
+            log("a network change was not completed or not confirmed; going back to the former state");
+            go_back(ctx, &journal, log)
+        }
+        _ => Ok(()),
+    }
+}
+
+fn wanted(ctx: &Context, text: &str) -> Result<Wanted> {
+    let file = edit::current_file(ctx);
+    let sections = stanza::read(ctx, &file, text)?;
+    super::interfaces::Interfaces::parse(text, &edit::kernel_view(ctx)?).print(edit::has_ifupdown2(ctx))?;
+    Wanted::of(&sections)
+}
+
+fn put_in_force(ctx: &Context, journal: &Journal) -> Result<()> {
+    if journal.had_pending {
+        file::replace(&edit::current_file(ctx), journal.new_text.as_bytes(), 0o644)?;
+        std::fs::remove_file(edit::pending_file(ctx))?;
+    }
+    Ok(())
+}
+
+/// Carries out the plan, asks the kernel, and does what is still missing. What is missing after that is a failure.
+fn carry_out(netlink: &Netlink, journal: &Journal, mut plan: Plan, log: &mut dyn FnMut(&str)) -> Result<()> {
+    for _ in 0..ROUNDS {
+        for change in &plan.changes {
+            log(&change.to_string());
+            execute(netlink, change, log).map_err(|error| error.context(change.to_string()))?;
+        }
+        plan = self::plan(&journal.wanted, &journal.wanted, &netlink.state()?);
+        plan.changes.retain(|change| !matches!(change, Change::Command { .. }));
+        if plan.changes.is_empty() {
+            return Ok(());
+        }
+    }
+    let left: Vec<String> = plan.changes.iter().map(Change::to_string).collect();
+    Err(Error::new(format!("the kernel did not take: {}", left.join("; "))))
+}
+
+fn execute(netlink: &Netlink, change: &Change, log: &mut dyn FnMut(&str)) -> Result<()> {
+    if netlink.execute(change)? {
+        return Ok(());
+    }
+    match change {
+        Change::Command { name, phase, line } => script::run(name, phase, line, log),
+        Change::StartDhcp { name, four, six } => script::start_dhcp(name, *four, *six)?,
+        Change::StopDhcp(name) => script::stop_dhcp(name),
+        Change::OpenVSwitch(words) => super::open_vswitch::call(words)?,
+        _ => {}
+    }
+    Ok(())
+}
+
+/// Restores files and, in the same boot, the kernel's state.
+fn go_back(ctx: &Context, journal: &Journal, log: &mut dyn FnMut(&str)) -> Result<()> {
+    if journal.had_pending {
+        if !edit::pending_file(ctx).exists() {
+            file::replace(&edit::pending_file(ctx), journal.new_text.as_bytes(), 0o644)?;
+        }
+        file::replace(&edit::current_file(ctx), journal.old_text.as_bytes(), 0o644)?;
+    }
+    if journal.boot == boot_id() {
+        let netlink = Netlink::open()?;
+        let former = former(journal);
+        let present = Wanted { state: journal.wanted.state.clone(), ..Wanted::default() };
+        let mut failures: Vec<Error> = Vec::new();
+        for _ in 0..ROUNDS {
+            let plan = plan(&present, &former, &netlink.state()?);
+            if plan.changes.is_empty() {
+                break;
+            }
+            failures.clear();
+            for change in &plan.changes {
+                log(&format!("back: {change}"));
+                // The next round tries what has failed again.
+                failures.extend(execute(&netlink, change, log).err().map(|error| error.context(change.to_string())));
+            }
+        }
+        write_in_force(ctx, &journal.before)?;
+        if let Some((first, rest)) = failures.split_first() {
+            return Err(Error::new(format!("going back failed: {first}")).with_cleanup_failures(rest));
+        }
+    }
+    remove_journal(ctx)
+}
+
+/// What the kernel had, as far as the change may have touched it: the links of both files, what stands on them and what
+/// is plugged into them.
+fn former(journal: &Journal) -> Wanted {
+    let mut names: BTreeSet<String> =
+        journal.before.state.links.keys().chain(journal.wanted.state.links.keys()).cloned().collect();
+    for _ in 0..4 {
+        let touched = journal.snapshot.links.iter().filter(|(_, link)| {
+            let stands_on = |raw: &String| names.contains(raw);
+            link.controller.as_ref().is_some_and(stands_on)
+                || matches!(&link.kind, Kind::Vlan { raw, .. } if stands_on(raw))
+        });
+        let more: Vec<String> = touched.map(|(name, _)| name.clone()).collect();
+        names.extend(more);
+    }
+    let mut state = journal.snapshot.clone();
+    state.links.retain(|name, _| names.contains(name));
+    state.routes.retain(|route| names.contains(&route.link));
+    for (name, link) in &mut state.links {
+        // A bridge or bond has its ports' address unless a file says otherwise.
+        if journal.wanted.state.links.get(name).is_none_or(|wanted| wanted.mac.is_none()) {
+            link.mac = None;
+        }
+    }
+    Wanted { state, dhcp: journal.before.dhcp.clone(), ..Wanted::default() }
+}
+
+/// What was applied last in this boot; before the first time, what the file in force says: somebody else has applied it.
+fn in_force(ctx: &Context) -> Result<Wanted> {
+    let text = file::read_or_empty(&in_force_file(ctx))?;
+    if let Ok((boot, wanted)) = serde_json::from_str::<(String, Wanted)>(&text)
+        && boot == boot_id()
+    {
+        return Ok(wanted);
+    }
+    let file = edit::current_file(ctx);
+    let sections = stanza::read(ctx, &file, &file::read_or_empty(&file)?);
+    Ok(sections.and_then(|sections| Wanted::of(&sections)).unwrap_or_default())
+}
+
+fn write_in_force(ctx: &Context, wanted: &Wanted) -> Result<()> {
+    write_json(&in_force_file(ctx), &(boot_id(), wanted))
+}
+
+fn in_force_file(ctx: &Context) -> PathBuf {
+    ctx.root.run("ferrovisor/network.json")
+}
+
+fn journal_file(ctx: &Context) -> PathBuf {
+    ctx.root.path("/var/lib/ferrovisor/network.journal")
+}
+
+fn read_journal(ctx: &Context) -> Result<Option<Journal>> {
+    let file = journal_file(ctx);
+    let text = file::read_or_empty(&file)?;
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let wrong = |error: serde_json::Error| Error::new(error.to_string());
+    serde_json::from_str(&text).map(Some).map_err(wrong).context(|| file.display().to_string())
+}
+
+fn write_journal(ctx: &Context, journal: &Journal) -> Result<()> {
+    write_json(&journal_file(ctx), journal)
+}
+
+fn remove_journal(ctx: &Context) -> Result<()> {
+    match std::fs::remove_file(journal_file(ctx)) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
+    if let Some(directory) = path.parent() {
+        std::fs::create_dir_all(directory).context(|| directory.display().to_string())?;
+    }
+    let text = serde_json::to_vec(value).map_err(|error| Error::new(error.to_string()))?;
+    file::replace(path, &text, 0o600)
+}
+
+fn lock(ctx: &Context) -> Result<OwnedFd> {
+    file::lock_file(ctx, Path::new("network-change"))
+}
+
+fn now() -> i64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs() as i64)
+}
+
+fn boot_id() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+}
+
+/// `pvenet` beside this program, or in the path.
+fn guard_program() -> Result<PathBuf> {
+    let beside = std::env::current_exe().ok().and_then(|own| Some(own.parent()?.join("pvenet")));
+    beside
+        .filter(|program| program.is_file())
+        .or_else(|| crate::host::program_path("pvenet"))
+        .ok_or_else(|| Error::new("'pvenet' is not installed, so nobody could take an unconfirmed change back"))
+}
+
+/// A process of its own, in a session of its own: it outlives daemon, task and terminal.
+fn start_guard(program: &Path) -> Result<()> {
+    let mut command = Command::new(program);
+    command.arg("guard").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    // SAFETY: setsid is safe between fork and exec and touches no memory.
+    unsafe {
+        command.pre_exec(|| {
+            libc::setsid();
+            Ok(())
+        });
+    }
+    command.spawn().map(drop).context(|| format!("unable to start '{}'", program.display()))
+}
