@@ -296,7 +296,7 @@ fn programs() -> PathBuf {
     let own = std::env::current_exe().expect("a test is a program");
     let directory = own.ancestors().nth(2).expect("a test lies in target/PROFILE/deps").to_owned();
     let tools = directory.join("ferrovisor-tools");
-    if tools.exists() && fs::symlink_metadata(directory.join("pveum")).is_err() {
+    if tools.exists() && fs::symlink_metadata(directory.join("pvenet")).is_err() {
         link_tools(&tools, &directory);
     }
     directory

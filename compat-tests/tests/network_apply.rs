@@ -138,7 +138,7 @@ fn what_is_planned_happens_once() {
     assert_eq!(world.in_force(), FIRST);
     let picture = world.picture();
     for part in [
-        "en01 true Some(\"1500\") Some(\"vibr0\")",
+        "en01@far01 true Some(\"1500\") Some(\"vibr0\")",
         "vibr0 inet 192.0.2.10/24",
         "vibr0 inet6 fd00:a::1/64",
         "default via 192.0.2.1",
