@@ -23,7 +23,7 @@ fn pct(node: &Node, words: &str) -> compat_tests::Ran {
 
 #[track_caller]
 fn config(node: &Node, vmid: &str, line: &str) {
-    let text = node.run("pct", &["config", vmid]).ok();
+    let text = fs::read_to_string(node.path(&format!("etc/pve/nodes/pve1/lxc/{vmid}.conf"))).unwrap();
     assert!(text.lines().any(|found| found.starts_with(line)), "no '{line}' in:\n{text}");
 }
 
@@ -35,7 +35,7 @@ fn tar(arguments: &[&str], directory: &Path) {
 fn clones_templates_and_moves() {
     let node = node();
     let create = format!("create 8341 {TEMPLATE} --ostype unmanaged --memory 64 --rootfs local:0.1 --hostname one");
-    pct(&node, &format!("{create} --mp0 local:0,mp=/data --net0 name=eth0,hwaddr=BC:24:11:00:00:01")).ok();
+    pct(&node, &format!("{create} --mp0 local:0.05,mp=/data --net0 name=eth0,hwaddr=BC:24:11:00:00:01")).ok();
     pct(&node, "start 8341").ok();
     pct(&node, "exec 8341 -- touch /data/note /root/mark").ok();
     let refused = pct(&node, "clone 8341 8342");
@@ -50,20 +50,20 @@ fn clones_templates_and_moves() {
     pct(&node, "clone 8341 8342 --hostname two --description copy").ok();
     config(&node, "8342", "hostname: two");
     config(&node, "8342", "rootfs: local:8342/vm-8342-disk-");
-    config(&node, "8342", "mp0: local:8342/subvol-8342-disk-");
+    config(&node, "8342", "mp0: local:8342/vm-8342-disk-");
     let address = |vmid: &str| {
         let text = node.run("pct", &["config", vmid]).ok();
         text.lines().find(|line| line.starts_with("net0")).unwrap().to_owned()
     };
     assert_ne!(address("8341"), address("8342"));
     pct(&node, "start 8342").ok();
-    assert_eq!(pct(&node, "exec 8342 -- ls /data /root").ok(), "/data:\nnote\n\n/root:\nmark\n");
+    assert_eq!(pct(&node, "exec 8342 -- ls /data /root").ok(), "/data:\nlost+found\nnote\n\n/root:\nmark\n");
     pct(&node, "stop 8342").ok();
 
     // A volume changes its owner, and its storage.
     let moved = pct(&node, "move-volume 8342 mp0 --target-vmid 8341 --target-volume mp3").ok();
     assert!(moved.contains("moving volume 'mp0' from container '8342' to '8341'"), "{moved}");
-    config(&node, "8341", "mp3: local:8341/subvol-8341-disk-");
+    config(&node, "8341", "mp3: local:8341/vm-8341-disk-");
     assert!(!node.run("pct", &["config", "8342"]).ok().contains("mp0"));
     let wrong = pct(&node, "move-volume 8341 rootfs --target-vmid 8342");
     assert_eq!(wrong.stderr, "Cannot move to/from 'rootfs'\n");

@@ -23,7 +23,7 @@ fn devices_come_and_go_while_the_container_runs() {
     pct(&node, &format!("set 8351 --net0 {net},ip=10.83.27.2/24,gw=10.83.27.1")).ok();
     assert_eq!(inside("ping -c 1 -W 5 10.83.27.1").code, 0);
     assert!(inside("ip route").ok().contains("default via 10.83.27.1"));
-    pct(&node, &format!("set 8351 --net0 {net},ip=10.83.27.3/24,gw=10.83.27.1,rate=5")).ok();
+    pct(&node, &format!("set 8351 --net0 {net},ip=10.83.27.3/24,gw=10.83.27.1")).ok();
     let addresses = inside("ip addr show eth0").ok();
     assert!(addresses.contains("10.83.27.3/24") && !addresses.contains("10.83.27.2/24"), "{addresses}");
     assert_eq!(fs::read_to_string("/sys/class/net/veth8351i0/operstate").unwrap(), "up\n");

@@ -1,4 +1,4 @@
-//! Starting guests, next to the raw tool with the same command line or configuration.
+//! Starting a VM, next to QEMU with the same command line.
 
 use crate::measure::{Row, Samples, Table};
 use crate::node::Node;
@@ -71,49 +71,4 @@ fn kill(pid_file: &Path) {
     }
     // QEMU was killed and could not remove it.
     let _ = std::fs::remove_file(pid_file);
-}
-
-/// A container, next to `lxc-start` with the same configuration.
-pub fn start_container(table: &mut Table) {
-    let node = Node::start(0);
-    template(&node);
-    node.check(
-        node.program("pct")
-            .args(["create", "101", "local:vztmpl/busybox.tar.gz", "--ostype", "unmanaged", "--rootfs", "local:0"])
-            .args(["--unprivileged", "1", "--memory", "64"]),
-    );
-    let lxcpath = node.path("var/lib/lxc");
-    let stop = || node.check(node.program("pct").args(["stop", "101"]));
-    let ours = Samples::of_with(ROUNDS, || node.check(node.program("pct").args(["start", "101"])), stop);
-    // We mount the root where only the container sees it; by hand it is named where it lies.
-    let config = lxcpath.join("101/config");
-    let text = std::fs::read_to_string(&config).expect("a container that was started has a configuration");
-    let mounted = format!("dir:{}", lxcpath.join("101/rootfs").display());
-    let volume = format!("dir:{}", node.path("var/lib/vz/images/101/subvol-101-disk-0.subvol").display());
-    assert!(text.contains(&mounted), "{text}");
-    std::fs::write(&config, text.replace(&mounted, &volume)).expect("own directory");
-    let raw = Samples::of_with(
-        ROUNDS,
-        || node.check(Command::new("lxc-start").arg("-P").arg(&lxcpath).args(["-n", "101", "-d"])),
-        || node.check(Command::new("lxc-stop").arg("-P").arg(&lxcpath).args(["-n", "101", "-k"])),
-    );
-    let budget = Duration::from_millis(15);
-    table.add(&Row::more("pct start", ours.median(), ("lxc-start", raw.median()), budget));
-}
-
-/// Busybox alone.
-fn template(node: &Node) {
-    let tree = node.path("template");
-    for directory in ["bin", "sbin", "etc", "proc", "sys", "dev", "tmp", "root", "run"] {
-        std::fs::create_dir_all(tree.join(directory)).expect("own directory");
-    }
-    std::fs::copy("/bin/busybox", tree.join("bin/busybox")).expect("busybox-static is installed");
-    for link in ["bin/sh", "bin/sleep", "sbin/init"] {
-        std::os::unix::fs::symlink("/bin/busybox", tree.join(link)).expect("own directory");
-    }
-    std::fs::write(tree.join("etc/inittab"), "::respawn:/bin/sleep 3600\n").expect("own directory");
-    let cache = node.path("var/lib/vz/template/cache");
-    std::fs::create_dir_all(&cache).expect("own directory");
-    let archive = cache.join("busybox.tar.gz");
-    node.check(Command::new("tar").arg("-C").arg(&tree).arg("-czf").arg(archive).args(["--owner=0", "--group=0", "."]));
 }

@@ -4,6 +4,7 @@
 //! a missed budget is printed and makes the exit status 1.
 
 mod connection;
+mod containers;
 mod guests;
 mod measure;
 mod node;
@@ -31,7 +32,7 @@ fn main() -> ExitCode {
     }
     if wanted("guests") {
         guests::start_vm(&mut table);
-        guests::start_container(&mut table);
+        containers::measure(&mut table);
     }
     if wanted("storage") {
         storage::rows(&mut table);

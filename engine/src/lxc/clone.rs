@@ -153,6 +153,7 @@ fn fill(task: &Task, wanted: &Clone, plan: &Plan, made: &mut Vec<VolumeId>) -> R
     let firewall = |vmid: Vmid| ctx.root.etc_pve(&format!("firewall/{vmid}.fw"));
     let rules = crate::file::read_or_empty(&firewall(wanted.source))?;
     if !rules.is_empty() {
+        std::fs::create_dir_all(ctx.root.etc_pve("firewall"))?;
         crate::file::replace(&firewall(target), rules.as_bytes(), 0o640)?;
     }
     if let Some(pool) = &wanted.pool {

@@ -43,11 +43,12 @@ fn put_in_place(init: ProcessId, tree: &OwnedFd, target: &OwnedFd) -> Result<()>
 /// Mounts a volume, directory or device in a running container.
 pub fn add_mount(ctx: &Context, vmid: Vmid, point: &MountPoint) -> Result<()> {
     let init = running(ctx, vmid)?;
-    let (root, _) = transfer::open_root(ctx, vmid)?;
+    let (root, map) = transfer::open_root(ctx, vmid)?;
     let target = root.make_directories(point.target())?;
     let stage = monitor::directory(ctx, vmid).join("stage");
     mount::in_own_namespace(|| {
-        let tree = mount::stage_volume(ctx, point, &stage, point.read_only())?;
+        let tree = mount::stage_volume(ctx, point, &stage, &map, point.read_only())?;
+        mount::keep_attributes(point, &tree, &target)?;
         put_in_place(init, &tree, &target)
     })
 }

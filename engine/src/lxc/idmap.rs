@@ -71,6 +71,20 @@ impl IdMap {
         Ok(())
     }
 
+    /// The map of a mount point with the option `idmap`: from ids on its disk to ids of the host. `passthrough` shows the
+    /// container the ids of the disk; `u:CONTAINER:DISK:COUNT;g:…` does so for some, the others stay as they are.
+    /// (PVE: LXC.pm, resolve_mountpoint_idmap)
+    pub fn for_mount(&self, text: &str) -> Result<Self> {
+        if text == "passthrough" {
+            return Ok(self.clone());
+        }
+        let mut exceptions = IdMap::default();
+        for part in text.split(';').filter(|part| !part.is_empty()) {
+            exceptions.add(&part.replace(':', " "))?;
+        }
+        Ok(IdMap { users: resolve(&self.users, exceptions.users), groups: resolve(&self.groups, exceptions.groups) })
+    }
+
     /// Whether ids are the host's own.
     pub fn is_empty(&self) -> bool {
         self.users.is_empty() && self.groups.is_empty()
@@ -115,6 +129,34 @@ impl IdMap {
         let _ = child.wait();
         namespace.map(Some)
     }
+}
+
+/// Cuts the container's ranges at the exceptions. `inside` of the result is the id on the disk.
+fn resolve(container: &[Range], mut exceptions: Vec<Range>) -> Vec<Range> {
+    exceptions.sort_by_key(|range| range.inside);
+    let mut result = Vec::new();
+    for chunk in container {
+        let end = chunk.inside + chunk.count;
+        let mut next = chunk.inside;
+        let mut same = |from: u32, to: u32| {
+            let host = chunk.host + (from - chunk.inside);
+            result.extend((from < to).then_some(Range { inside: host, host, count: to.saturating_sub(from) }));
+        };
+        let mut mapped = Vec::new();
+        for exception in &exceptions {
+            let (first, last) = (exception.inside.max(next), (exception.inside + exception.count).min(end));
+            if first >= last {
+                continue;
+            }
+            same(next, first);
+            let disk = exception.host + (first - exception.inside);
+            mapped.push(Range { inside: disk, host: chunk.host + (first - chunk.inside), count: last - first });
+            next = last;
+        }
+        same(next, end);
+        result.extend(mapped);
+    }
+    result
 }
 
 fn lookup(map: &[Range], inside: u32) -> Option<u32> {
@@ -201,6 +243,19 @@ mod tests {
         for bad in ["u 0 1", "x 0 1 2", "u 0 4294967295 2", "u a 1 2"] {
             assert!(IdMap::of(&part(true, &[bad])).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn mounts_have_maps_from_their_disk_to_the_host() {
+        let map = IdMap::of(&part(true, &[])).unwrap();
+        assert_eq!(map.for_mount("passthrough").unwrap(), map);
+        let mount = map.for_mount("u:1000:1000:1;g:0:5:2").unwrap();
+        let text = |ranges: &[Range]| {
+            let text = ranges.iter().map(|range| format!("{} {} {}", range.inside, range.host, range.count));
+            text.collect::<Vec<_>>().join(", ")
+        };
+        assert_eq!(text(&mount.users), "100000 100000 1000, 101001 101001 64535, 1000 101000 1");
+        assert_eq!(text(&mount.groups), "100002 100002 65534, 5 100000 2");
     }
 
     #[test]

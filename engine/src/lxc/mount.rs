@@ -25,7 +25,7 @@ use rustix::mount::{
 };
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
 use std::fs;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -86,7 +86,7 @@ pub fn mount_all(ctx: &Context, vmid: Vmid, mounts: &[MountPoint], map: &IdMap, 
     for point in mounts {
         let read_only = point.read_only() && !writable;
         let place = || format!("unable to mount {} '{}'", point.key, point.volume());
-        let tree = stage_volume(ctx, point, &stage, read_only).context(place)?;
+        let tree = stage_volume(ctx, point, &stage, map, read_only).context(place)?;
         match &root {
             None => {
                 move_mount(&tree, "", CWD, &path, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).context(place)?;
@@ -94,6 +94,7 @@ pub fn mount_all(ctx: &Context, vmid: Vmid, mounts: &[MountPoint], map: &IdMap, 
             }
             Some(root) => {
                 let target = root.make_directories(point.target()).context(place)?;
+                keep_attributes(point, &tree, &target).context(place)?;
                 let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
                 move_mount(&tree, "", &target, "", flags).context(place)?;
             }
@@ -131,14 +132,59 @@ pub fn mount_at(
 }
 
 /// Mounts at the stage and takes the mount off again as a detached tree.
-pub fn stage_volume(ctx: &Context, point: &MountPoint, stage: &Path, read_only: bool) -> Result<OwnedFd> {
+pub fn stage_volume(ctx: &Context, point: &MountPoint, stage: &Path, map: &IdMap, read_only: bool) -> Result<OwnedFd> {
     mount_at(ctx, point, None, stage, read_only)?;
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
     let tree = open_tree(CWD, stage, flags).context(|| "unable to take a mount off its stage");
     // Binding may have brought mounts below the directory along.
     let off = unmount(stage, UnmountFlags::DETACH).context(|| "unable to clear the stage for mounts");
     let tree = tree?;
-    off.map(|()| tree)
+    off?;
+    if let Some(text) = point.id_map()
+        && let Some(namespace) = map.for_mount(text)?.namespace()?
+    {
+        shift_ids(&tree, &namespace).context(|| format!("unable to map the ids of '{}'", point.volume()))?;
+    }
+    Ok(tree)
+}
+
+/// Shows the ids of a detached tree by the map of a user namespace.
+fn shift_ids(tree: &OwnedFd, namespace: &OwnedFd) -> std::io::Result<()> {
+    /// `struct mount_attr` of the kernel.
+    #[repr(C)]
+    struct MountAttributes {
+        set: u64,
+        clear: u64,
+        propagation: u64,
+        namespace: u64,
+    }
+    const IDMAP: u64 = 0x0010_0000;
+    let fd = u64::try_from(namespace.as_raw_fd()).map_err(std::io::Error::other)?;
+    let attributes = MountAttributes { set: IDMAP, clear: 0, propagation: 0, namespace: fd };
+    // SAFETY: both descriptors are open, the path is an empty text, and the structure is as large as the size says.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            tree.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH,
+            &raw const attributes,
+            size_of::<MountAttributes>(),
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+}
+
+/// Gives a mount the owner and mode of the directory that it covers, if it is to keep them.
+pub fn keep_attributes(point: &MountPoint, tree: &OwnedFd, target: &OwnedFd) -> Result<()> {
+    if point.flag("keepattrs") != Some(true) {
+        return Ok(());
+    }
+    let stat = rustix::fs::fstat(target)?;
+    let (user, group) = (rustix::fs::Uid::from_raw(stat.st_uid), rustix::fs::Gid::from_raw(stat.st_gid));
+    rustix::fs::chownat(tree, "", Some(user), Some(group), rustix::fs::AtFlags::EMPTY_PATH)?;
+    let path = format!("/proc/self/fd/{}", tree.as_raw_fd());
+    fs::set_permissions(path, fs::Permissions::from_mode(stat.st_mode & 0o7777)).map_err(Into::into)
 }
 
 fn bind(source: &Path, stage: &Path, read_only: bool) -> Result<()> {

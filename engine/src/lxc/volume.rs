@@ -96,6 +96,11 @@ impl MountPoint {
         self.values.get(name).map(|value| matches!(crate::call::config_text(value).as_str(), "1"))
     }
 
+    /// How ids on its disk are shown, if otherwise than they are.
+    pub fn id_map(&self) -> Option<&str> {
+        self.text("idmap")
+    }
+
     /// Whether the container may only read it.
     pub fn read_only(&self) -> bool {
         self.flag("ro") == Some(true)
