@@ -89,7 +89,7 @@ fn the_installed_qemu_takes_what_is_planned_for_it() {
             refused.push(format!("{text}{}{}", started.stdout, started.stderr));
             continue;
         }
-        assert_eq!(qm(&node, &["status", "7300"]).ok(), "status: running\n");
+        assert_eq!(qm(&node, &["status", "7300"]).ok(), "status: prelaunch\n");
         qm(&node, &["stop", "7300"]).ok();
     }
     assert!(refused.is_empty(), "{}", refused.join("\n---\n"));
@@ -148,7 +148,7 @@ fn directories_are_shared_by_name() {
     node.run("pvesh", &["create", "/cluster/mapping/dir", "--id", "share", "--map", &entry]).ok();
     write(&node, "7302", "virtiofs0: share,cache=never\nostype: l26\n");
     qm(&node, &["start", "7302"]).ok();
-    assert_eq!(qm(&node, &["status", "7302"]).ok(), "status: running\n");
+    assert_eq!(qm(&node, &["status", "7302"]).ok(), "status: prelaunch\n");
     qm(&node, &["stop", "7302"]).ok();
     assert!(!node.path("run/qemu-server/virtiofsd/vm7302-fs0").exists());
     fs::remove_dir(&shared).unwrap();

@@ -197,16 +197,14 @@ impl GuestConfig {
         self.current.write(&mut text);
         if !self.pending.is_empty() {
             text += &format!("\n[{}]\n", self.kind.pending_header());
+            let mut part = self.pending.part.clone();
+            // PVE sorts the list of keys to delete in among the others.
             if !self.pending.delete.is_empty() {
-                let keys: Vec<String> = self
-                    .pending
-                    .delete
-                    .iter()
-                    .map(|(key, forced)| format!("{}{key}", if *forced { "!" } else { "" }))
-                    .collect();
-                text += &format!("delete: {}\n", keys.join(","));
+                let mark = |forced: &bool| if *forced { "!" } else { "" };
+                let keys = self.pending.delete.iter().map(|(key, forced)| format!("{}{key}", mark(forced)));
+                part.set("delete", keys.collect::<Vec<_>>().join(","));
             }
-            self.pending.part.write(&mut text);
+            part.write(&mut text);
         }
         for (name, part) in &self.special {
             text += &format!("\n[special:{name}]\n");
@@ -277,7 +275,7 @@ mod tests {
     use super::*;
 
     const VM: &str = "#web%3A one\n#two\nboot: order=scsi0\ncores: 2\nscsi0: local:100/vm-100-disk-0.raw,size=4G\n\n\
-        [PENDING]\ndelete: onboot,!unused0\nmemory: 1024\n\n[special:cloudinit]\nciuser: debian\n\n[before]\ncores: 1\n\
+        [PENDING]\nballoon: 0\ndelete: onboot,!unused0\nmemory: 1024\n\n[special:cloudinit]\nciuser: debian\n\n[before]\ncores: 1\n\
         snaptime: 1700000000\n";
 
     #[test]

@@ -103,10 +103,10 @@ fn trusted_domain(builder: &Builder, options: &Properties, capabilities: &Value)
         return fail("To use Intel TDX, you need to change the BIOS to OVMF.");
     }
     let mut object = json!({"qom-type": "tdx-guest", "id": "tdx0"});
-    if options.flag("attestation") != Some(false) {
-        let number = |key: &str, default: &str| options.text(key).unwrap_or_else(|| default.to_owned());
-        object["quote-generation-socket"] =
-            json!({"type": "vsock", "cid": number("vsock-cid", "2"), "port": number("vsock-port", "4050")});
+    if options.is_on("attestation") {
+        let Some(cid) = options.text("vsock-cid") else { return fail("Missing cid for vsock.") };
+        let Some(port) = options.text("vsock-port") else { return fail("Missing port for vsock.") };
+        object["quote-generation-socket"] = json!({"type": "vsock", "cid": cid, "port": port});
     }
     Ok(object)
 }

@@ -1,6 +1,7 @@
 //! Servers of shared directories, one process each, which end with QEMU. (PVE: qemu-server Virtiofs.pm, start_virtiofsd)
 //!
-//! Debian 13 has the server in Rust that PVE has; Debian 12 has QEMU's own, with options of another shape.
+//! Debian 13 has the server in Rust that PVE has; Debian 12 has QEMU's own, with options of another shape. That one is
+//! not told to write to the system log: its filter of system calls would kill it there.
 
 use super::super::command_line::{shared_path, shares};
 use super::super::config::{Properties, Vm};
@@ -128,7 +129,6 @@ fn of_qemu(options: &Properties, shared: &str, descriptor: i32) -> Result<Vec<St
         Some(cache) => add(true, &format!("cache={cache}")),
         None => {}
     }
-    words.push("--syslog".into());
     Ok(words)
 }
 
@@ -151,7 +151,7 @@ mod tests {
         assert_eq!(
             of_qemu(&all, "/srv", 7).unwrap().join(" "),
             "/usr/lib/qemu/virtiofsd -f --fd=7 -o source=/srv -o xattr -o posix_acl -o announce_submounts \
-             -o allow_direct_io -o cache=none --syslog"
+             -o allow_direct_io -o cache=none"
         );
         assert!(of_qemu(&options("share,cache=metadata"), "/srv", 7).is_err());
     }
