@@ -83,6 +83,33 @@ fn what_pve_refuses() {
 }
 
 #[test]
+fn what_is_no_request_is_told_why() {
+    let (_node, admin) = start();
+    let good = admin.head("GET", "/api2/json/version", &[], 0);
+    for (bytes, status, reason) in [
+        (&b"\x01\x02nonsense\r\n\r\n"[..], 400, "bad request"),
+        (b"GET /api2/json/version\r\n\r\n", 400, "bad request"),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 506, "http protocol version 2.0 not supported"),
+        (b"GET /api2/json/version HTTP/3.0\r\nHost: x\r\n\r\n", 506, "http protocol version 3.0 not supported"),
+        (b"GET /api2/json/version HTTP/1.1\r\nHost: x\r\nno header\r\n\r\n", 506, "unable to parse request header"),
+    ] {
+        let mut fresh = admin.open();
+        let mut kept = admin.open();
+        kept.get_mut().write_all(&good).unwrap();
+        assert_eq!(compat_tests::read_reply(&mut kept).status, 200);
+        for stream in [&mut fresh, &mut kept] {
+            stream.get_mut().write_all(bytes).unwrap();
+            let reply = compat_tests::read_reply(stream);
+            assert_eq!((reply.status, reply.reason.as_str(), reply.text().as_str()), (status, reason, reason));
+            assert_eq!(reply.header("connection"), Some("close"));
+            assert_eq!(reply.header("server"), Some("pve-api-daemon/3.0"));
+            assert_eq!(stream.read(&mut [0]).unwrap_or(0), 0, "the connection ends");
+        }
+    }
+    assert_eq!(admin.get("/version").status, 200);
+}
+
+#[test]
 fn chunked_bodies_are_refused() {
     let (_node, admin) = start();
     let mut stream = admin.open();

@@ -203,3 +203,28 @@ fn options_are_changed_and_read_back() {
     let reboot = client.post("/nodes/pve1/status", &[("command", "reboot")]);
     assert_eq!(reboot.status, 500);
 }
+
+#[test]
+fn graphs_have_a_row_for_each_step_and_no_null() {
+    let node = Node::start();
+    let client = node.admin();
+    guest(&node, "qemu-server", 100, "name: a\n");
+    for (path, frame, step, most) in [
+        ("/nodes/pve1/rrddata", "hour", 60, 60),
+        ("/nodes/pve1/rrddata", "decade", 7 * 86400, 570),
+        ("/nodes/pve1/qemu/100/rrddata", "day", 60, 1440),
+        ("/nodes/pve1/storage/local/rrddata", "week", 1800, 336),
+    ] {
+        for cf in ["", "&cf=MAX"] {
+            let list = client.get(&format!("{path}?timeframe={frame}{cf}")).data();
+            let times: Vec<i64> = list.as_array().unwrap().iter().map(|row| row["time"].as_i64().unwrap()).collect();
+            assert!((most - 1..=most).contains(&times.len()), "{path} {frame}: {} rows", times.len());
+            assert!(times.windows(2).all(|pair| pair[1] - pair[0] == step) && times[0] % step == 0, "{path} {frame}");
+            assert!(!list.to_string().contains("null"), "{list}");
+        }
+    }
+    assert_eq!(errors(&client, "/nodes/pve1/rrddata").1["timeframe"], "property is missing and it is not optional");
+    assert_eq!(client.get("/nodes/pve1/qemu/101/rrddata?timeframe=hour").status, 500);
+    assert_eq!(client.get("/nodes/pve1/lxc/100/rrddata?timeframe=hour").status, 500);
+    assert_eq!(client.get("/nodes/pve1/storage/none/rrddata?timeframe=hour").reason, "storage 'none' does not exist");
+}

@@ -3,8 +3,9 @@
 //! The HTTP machine below limits only the head of a connection's first request. Everything else that a slow or silent
 //! client could hold for ever is limited here.
 
+use super::malformed;
 use actix_http::Extensions;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -28,6 +29,8 @@ pub struct Watch {
     moved: Cell<Instant>,
     head_since: Cell<Option<Instant>>,
     blocked_since: Cell<Option<Instant>>,
+    /// What has come since the last request, as long as it is none.
+    head: RefCell<Vec<u8>>,
 }
 
 /// A request is being answered as long as this lives.
@@ -41,6 +44,7 @@ impl Watch {
             moved: Cell::new(Instant::now()),
             head_since: Cell::new(None),
             blocked_since: Cell::new(None),
+            head: RefCell::default(),
         }
     }
 
@@ -48,6 +52,7 @@ impl Watch {
     pub fn begin(self: &Rc<Self>) -> Busy {
         self.busy.set(self.busy.get() + 1);
         self.head_since.set(None);
+        self.head.borrow_mut().clear();
         Busy(Rc::clone(self))
     }
 
@@ -64,11 +69,25 @@ impl Watch {
         longer(self.head_since.get(), HEAD) || self.moved.get().elapsed() > idle
     }
 
-    fn read(&self) {
-        self.moved.set(Instant::now());
-        if self.busy.get() == 0 && self.head_since.get().is_none() {
-            self.head_since.set(Some(Instant::now()));
+    fn read(&self, bytes: &[u8]) {
+        let now = Instant::now();
+        self.moved.set(now);
+        if self.busy.get() > 0 {
+            return;
         }
+        if self.head_since.get().is_none() {
+            self.head_since.set(Some(now));
+        }
+        let mut head = self.head.borrow_mut();
+        let room = malformed::KEPT.saturating_sub(head.len());
+        head.extend_from_slice(&bytes[..bytes.len().min(room)]);
+    }
+
+    /// What is sent instead, if these bytes refuse what could not be read as a request.
+    fn refusal(&self, answer: &[u8]) -> Option<Vec<u8>> {
+        let unread = self.busy.get() == 0 && self.head_since.get().is_some();
+        (unread && malformed::is_refusal(answer))
+            .then(|| malformed::answer(&self.head.borrow(), std::time::SystemTime::now()))
     }
 
     fn wrote(&self, ready: bool) {
@@ -95,12 +114,14 @@ impl Drop for Busy {
 pub struct Watched<T> {
     stream: T,
     watch: Rc<Watch>,
+    /// A refusal that is on its way instead of the machine's own, and how much of it has been written.
+    refusal: Option<(Vec<u8>, usize)>,
 }
 
 impl<T> Watched<T> {
     /// Watches a stream.
     pub fn new(stream: T) -> Self {
-        Watched { stream, watch: Rc::new(Watch::new()) }
+        Watched { stream, watch: Rc::new(Watch::new()), refusal: None }
     }
 
     /// What is known of it.
@@ -119,7 +140,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Watched<T> {
         let before = buf.filled().len();
         let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
         if buf.filled().len() > before {
-            self.watch.read();
+            self.watch.read(&buf.filled()[before..]);
         }
         polled
     }
@@ -127,8 +148,26 @@ impl<T: AsyncRead + Unpin> AsyncRead for Watched<T> {
 
 impl<T: AsyncWrite + Unpin> AsyncWrite for Watched<T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let polled = Pin::new(&mut self.stream).poll_write(cx, buf);
-        self.watch.wrote(polled.is_ready());
+        let this = &mut *self;
+        if this.refusal.is_none() {
+            this.refusal = this.watch.refusal(buf).map(|text| (text, 0));
+        }
+        let polled = match &mut this.refusal {
+            None => Pin::new(&mut this.stream).poll_write(cx, buf),
+            // The machine is told that its own text went out when all of the other one did.
+            Some((text, written)) => loop {
+                match Pin::new(&mut this.stream).poll_write(cx, &text[*written..]) {
+                    Poll::Ready(Ok(more)) if more > 0 && *written + more < text.len() => *written += more,
+                    Poll::Ready(Ok(more)) if more > 0 => break Poll::Ready(Ok(buf.len())),
+                    Poll::Ready(Ok(_)) => break Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                    other => break other,
+                }
+            },
+        };
+        if polled.is_ready() {
+            this.refusal = None;
+        }
+        this.watch.wrote(polled.is_ready());
         polled
     }
 
@@ -159,9 +198,9 @@ mod tests {
         assert!(!watch.is_over(true));
         drop(busy);
         assert!(!watch.is_over(false));
-        watch.read();
+        watch.read(b"GET");
         watch.head_since.set(Some(ago(HEAD * 2)));
-        watch.read();
+        watch.read(b"GET");
         assert!(watch.is_over(false), "a trickle does not help");
         let _busy = watch.begin();
         assert!(!watch.is_over(false));

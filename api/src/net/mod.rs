@@ -2,6 +2,7 @@
 
 pub mod addresses;
 pub mod connection;
+mod malformed;
 pub mod serve;
 pub mod settings;
 pub mod tls;

@@ -4,14 +4,16 @@
 //! files ──inotify──┐
 //! pid files ───────┼──> table of guests ──> lists, /cluster/resources
 //! pidfds ──────────┘        ^
-//! every ten seconds: what running guests and the node use
+//! every ten seconds: what running guests and the node use ──> history
 //! ```
-//! A reader takes over what has happened before it reads, so a list is never older than the files. The thread exists for
-//! what nobody reads: it notices ends, measures load, and keeps the kernel's queue short. Nothing here writes a file or
-//! waits for a guest or a storage, but the thread of the VMs, which waits for each of them a moment.
+//! A reader takes over what has happened before it reads, so a list is never older than the files. The threads exist for
+//! what nobody reads: one notices ends, measures load, and keeps the kernel's queue short; one asks VMs what only they
+//! know, and waits for each of them a moment. Nothing else here waits for a guest or a storage, or writes a file but the
+//! history.
 
 pub mod counters;
 mod facts;
+pub mod history;
 pub mod node;
 pub mod pressure;
 mod row;
@@ -28,10 +30,12 @@ pub use storages::storages;
 use crate::access::{self, View};
 use crate::config::guest::GuestKind;
 use crate::{Context, Result, Vmid, error::ResultExt, qemu, storage};
+use history::{History, Kind};
 use node::{CpuLoad, CpuMeter};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use state::Table;
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -107,6 +111,7 @@ struct Shared {
     guests: Mutex<(Table, Watch)>,
     cpu: Mutex<CpuMeter>,
     storages: storages::Cache,
+    history: History,
 }
 
 impl fmt::Debug for Live {
@@ -129,17 +134,25 @@ pub fn start(ctx: &Context) -> Result<Arc<Live>> {
         guests: Mutex::new((table, watch)),
         cpu: Mutex::default(),
         storages: storages::Cache::default(),
+        history: History::of(&ctx),
         ctx,
     });
     shared.cpu_load();
     let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
-    let begin = |name: &str, work: fn(&Shared, &OwnedFd)| {
+    let begin = |name: &str, work: fn(&Arc<Shared>, &OwnedFd)| {
         let (shared, stop) = (shared.clone(), stop.clone());
         let thread = std::thread::Builder::new().name(name.into()).stack_size(256 * 1024);
         thread.spawn(move || work(&shared, &stop)).context(|| "unable to start a thread")
     };
     let threads = vec![begin("live", follow)?, begin("machines", ask_machines)?];
     Ok(Arc::new(Live { shared, stop, threads }))
+}
+
+impl Live {
+    /// What was measured in the past.
+    pub fn history(&self) -> &History {
+        &self.shared.history
+    }
 }
 
 impl Drop for Live {
@@ -150,6 +163,7 @@ impl Drop for Live {
             // It ends without a result.
             let _ = thread.join();
         }
+        self.shared.history.flush(self.shared.ctx.clock.now(), self.shared.subjects().as_ref());
     }
 }
 
@@ -166,6 +180,15 @@ impl Shared {
         Ok(guests)
     }
 
+    /// Everything that has a history; nothing if nobody can say.
+    fn subjects(&self) -> Option<BTreeSet<history::Subject>> {
+        let storages = storage::config(&self.ctx).ok()?;
+        let mut subjects = BTreeSet::from([(Kind::Node, self.ctx.node.clone())]);
+        subjects.extend(storages.entries().map(|(id, _)| (Kind::Storage, id.to_owned())));
+        subjects.extend(self.lock_guests().0.rows().iter().map(|row| (Kind::Guest, row.vmid.to_string())));
+        Some(subjects)
+    }
+
     fn cpu_load(&self) -> CpuLoad {
         self.cpu.lock().unwrap_or_else(PoisonError::into_inner).load()
     }
@@ -177,7 +200,7 @@ fn report(problem: &Problem) {
 }
 
 /// The thread: sleeps until a file changes, a guest ends, or it is time to measure.
-fn follow(shared: &Shared, stop: &OwnedFd) {
+fn follow(shared: &Arc<Shared>, stop: &OwnedFd) {
     let mut measure_at = Instant::now() + MEASURE;
     loop {
         let wait = measure_at.saturating_duration_since(Instant::now());
@@ -197,14 +220,33 @@ fn follow(shared: &Shared, stop: &OwnedFd) {
             }
         }
         if Instant::now() >= measure_at {
-            shared.cpu_load();
+            remember(shared);
             measure_at = Instant::now() + MEASURE;
         }
     }
 }
 
+/// Adds what was measured to the history.
+fn remember(shared: &Arc<Shared>) {
+    let (guests, now) = (shared.lock_guests().0.rows(), shared.ctx.clock.now());
+    let look = Look::at(&guests);
+    let mut samples = vec![((Kind::Node, shared.ctx.node.clone()), node::sample(shared.cpu_load()))];
+    for guest in &guests {
+        samples.extend(row::sample(guest, &look).map(|sample| ((Kind::Guest, guest.vmid.to_string()), sample)));
+    }
+    // Some kinds of storage are expensive to ask: once a minute is enough.
+    if now.rem_euclid(60) < MEASURE.as_secs().cast_signed() {
+        for storage in storages::current(shared).iter().filter(|storage| storage.active) {
+            let sample = vec![("total", storage.total as f64), ("used", storage.used as f64)];
+            samples.push(((Kind::Storage, storage.id.clone()), sample));
+        }
+    }
+    shared.history.add(now, samples);
+    shared.history.flush_if_due(now, || shared.subjects());
+}
+
 /// The thread that asks what only QEMU knows: it waits for each VM a moment, and lists wait for none.
-fn ask_machines(shared: &Shared, stop: &OwnedFd) {
+fn ask_machines(shared: &Arc<Shared>, stop: &OwnedFd) {
     while !wait_for(&[stop.as_fd()], MEASURE) {
         let machines = shared.lock_guests().0.running_machines();
         for (vmid, process) in machines {

@@ -1,5 +1,7 @@
 //! The machine's own load, from `/proc`. (PVE: pve-common PVE/ProcFSTools.pm)
 
+use super::history::Sample;
+use super::pressure::Pressure;
 use std::fs;
 use std::time::{Duration, Instant};
 
@@ -83,6 +85,46 @@ pub fn load() -> Vec<String> {
     let mut load: Vec<String> = text.split_ascii_whitespace().take(3).map(str::to_owned).collect();
     load.resize(3, "0.00".into());
     load
+}
+
+/// What is remembered of the node for graphs. (PVE: pve-manager PVE/Service/pvestatd.pm, update_node_status)
+pub fn sample(load: CpuLoad) -> Sample {
+    let (memory, space, pressure) = (Memory::read(), Space::of_root(), Pressure::of_node());
+    let (received, sent) = traffic();
+    vec![
+        ("loadavg", self::load()[0].parse().unwrap_or(0.0)),
+        ("maxcpu", cpu_count() as f64),
+        ("cpu", load.used),
+        ("iowait", load.waiting),
+        ("memtotal", memory.total as f64),
+        ("memused", memory.used() as f64),
+        ("memavailable", memory.available as f64),
+        ("swaptotal", memory.swap_total as f64),
+        ("swapused", memory.swap_total.saturating_sub(memory.swap_free) as f64),
+        ("roottotal", space.total as f64),
+        ("rootused", space.used as f64),
+        ("netin", received as f64),
+        ("netout", sent as f64),
+        ("arcsize", 0.0),
+        ("pressurecpusome", pressure.cpu_some),
+        ("pressureiosome", pressure.io_some),
+        ("pressureiofull", pressure.io_full),
+        ("pressurememorysome", pressure.memory_some),
+        ("pressurememoryfull", pressure.memory_full),
+    ]
+}
+
+/// Bytes that the node's own cards received and sent.
+fn traffic() -> (u64, u64) {
+    let text = fs::read_to_string("/proc/net/dev").unwrap_or_default();
+    let cards = text.lines().filter_map(|line| line.split_once(':')).filter(|(name, _)| {
+        // Only what stands for a device of the machine has one.
+        fs::exists(format!("/sys/class/net/{}/device", name.trim())).unwrap_or(false)
+    });
+    cards.fold((0, 0), |(received, sent), (_, numbers)| {
+        let number = |at: usize| numbers.split_ascii_whitespace().nth(at).and_then(|text| text.parse::<u64>().ok());
+        (received + number(0).unwrap_or(0), sent + number(8).unwrap_or(0))
+    })
 }
 
 /// Processors that are there.

@@ -5,6 +5,7 @@
 //! extract_vm_stats)
 
 use super::counters::{self, Counter};
+use super::history::Sample;
 use super::pressure::Pressure;
 use super::{GuestRow, node};
 use crate::config::guest::GuestKind;
@@ -194,6 +195,34 @@ impl<'a> ResourceRow<'a> {
             pool: None,
         }
     }
+}
+
+/// What is remembered of a running guest for graphs.
+pub fn sample(guest: &GuestRow, look: &Look) -> Option<Sample> {
+    let running = guest.running.as_ref()?;
+    let now = Now::of(guest, look);
+    let mut sample = vec![
+        ("maxcpu", now.cpus),
+        ("cpu", now.cpu),
+        ("maxmem", guest.facts.memory as f64),
+        ("mem", now.mem as f64),
+        ("maxdisk", now.maxdisk as f64),
+        ("disk", now.disk as f64),
+        ("netin", now.netin as f64),
+        ("netout", now.netout as f64),
+        ("diskread", now.diskread as f64),
+        ("diskwrite", now.diskwrite as f64),
+        ("pressurecpusome", running.pressure.cpu_some),
+        ("pressurecpufull", running.pressure.cpu_full),
+        ("pressureiosome", running.pressure.io_some),
+        ("pressureiofull", running.pressure.io_full),
+        ("pressurememorysome", running.pressure.memory_some),
+        ("pressurememoryfull", running.pressure.memory_full),
+    ];
+    if guest.kind == GuestKind::Qemu {
+        sample.push(("memhost", now.memhost as f64));
+    }
+    Some(sample)
 }
 
 /// What a guest uses now; nothing if it is stopped.

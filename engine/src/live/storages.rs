@@ -1,7 +1,7 @@
 //! What is known of storages: asked when somebody wants to know, not more often than every few seconds, and waited for
 //! only as long as a list may take. A storage that does not answer makes its own row stale and nothing else.
 
-use super::{Live, Shared};
+use super::Shared;
 use crate::Context;
 use crate::storage::{self, StorageStatus};
 use std::fs;
@@ -47,33 +47,32 @@ fn stamp(ctx: &Context) -> Stamp {
 /// The state of all storages in the order of the configuration: from memory in the daemon, asked elsewhere.
 pub fn storages(ctx: &Context) -> Arc<Vec<StorageStatus>> {
     match &ctx.live {
-        Some(live) => live.storages(),
+        Some(live) => current(&live.shared),
         None => Arc::new(storage::status(ctx)),
     }
 }
 
-impl Live {
-    fn storages(&self) -> Arc<Vec<StorageStatus>> {
-        let now = stamp(&self.shared.ctx);
-        let cache = &self.shared.storages;
-        let mut state = cache.state.lock().unwrap_or_else(PoisonError::into_inner);
-        // What stood in another configuration is no answer at all.
-        let answer = state.answer.clone().filter(|answer| answer.stamp == now);
-        let age = answer.as_ref().map(|answer| answer.time.elapsed());
-        if age.is_none_or(|age| age > FRESH) && !state.is_asking {
-            state.is_asking = begin(&self.shared, now);
-        }
-        if let Some(answer) = answer.filter(|_| age.is_some_and(|age| age <= USABLE)) {
-            return answer.rows;
-        }
-        let is_old = |state: &mut State| {
-            let answer = state.answer.as_ref();
-            state.is_asking && !answer.is_some_and(|answer| answer.stamp == now && answer.time.elapsed() <= USABLE)
-        };
-        let waited = cache.answered.wait_timeout_while(state, PATIENCE, is_old);
-        let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        state.answer.as_ref().map(|answer| answer.rows.clone()).unwrap_or_default()
+/// The same in the daemon.
+pub(super) fn current(shared: &Arc<Shared>) -> Arc<Vec<StorageStatus>> {
+    let now = stamp(&shared.ctx);
+    let cache = &shared.storages;
+    let mut state = cache.state.lock().unwrap_or_else(PoisonError::into_inner);
+    // What stood in another configuration is no answer at all.
+    let answer = state.answer.clone().filter(|answer| answer.stamp == now);
+    let age = answer.as_ref().map(|answer| answer.time.elapsed());
+    if age.is_none_or(|age| age > FRESH) && !state.is_asking {
+        state.is_asking = begin(shared, now);
     }
+    if let Some(answer) = answer.filter(|_| age.is_some_and(|age| age <= USABLE)) {
+        return answer.rows;
+    }
+    let is_old = |state: &mut State| {
+        let answer = state.answer.as_ref();
+        state.is_asking && !answer.is_some_and(|answer| answer.stamp == now && answer.time.elapsed() <= USABLE)
+    };
+    let waited = cache.answered.wait_timeout_while(state, PATIENCE, is_old);
+    let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+    state.answer.as_ref().map(|answer| answer.rows.clone()).unwrap_or_default()
 }
 
 /// Asks all storages in a thread of its own; `false` if there cannot be one.

@@ -1,6 +1,6 @@
 //! `/version` and `/nodes`: the methods of the node itself.
 
-use super::{bulk, dns, guests, journal, options, overview, power, report, small, time, version};
+use super::{bulk, dns, graphs, guests, journal, options, overview, power, report, small, time, version};
 use crate::registry::{Binding, get, post, put};
 
 pub use super::disks::METHODS as DISKS;
@@ -20,14 +20,18 @@ pub const METHODS: &[Binding] = &[
     post("/nodes/{node}/hosts", dns::post_hosts),
     get("/nodes/{node}/journal", journal::journal),
     get("/nodes/{node}/lxc", guests::containers),
+    get("/nodes/{node}/lxc/{vmid}/rrddata", graphs::of_container),
     get("/nodes/{node}/netstat", small::netstat),
     get("/nodes/{node}/qemu", guests::virtual_machines),
+    get("/nodes/{node}/qemu/{vmid}/rrddata", graphs::of_machine),
     get("/nodes/{node}/replication", small::no_replication),
     get("/nodes/{node}/report", report::get),
     post("/nodes/{node}/startall", bulk::start_all),
+    get("/nodes/{node}/rrddata", graphs::of_node),
     get("/nodes/{node}/status", overview::status),
     post("/nodes/{node}/status", power::post),
     post("/nodes/{node}/stopall", bulk::stop_all),
+    get("/nodes/{node}/storage/{storage}/rrddata", graphs::of_storage),
     post("/nodes/{node}/suspendall", bulk::suspend_all),
     get("/nodes/{node}/subscription", small::subscription),
     get("/nodes/{node}/syslog", journal::syslog),
