@@ -194,7 +194,7 @@ fn directory_path(path: &str) -> Result<String> {
 
 /// Makes a new storage usable if it is meant for this node, so that mistakes show at once.
 pub fn try_out(ctx: &Context, id: &str, entry: &Entry) -> Result<()> {
-    let status = super::status::probe_entries(ctx, vec![(id.to_owned(), entry.clone())]).remove(0);
+    let status = super::status::try_entry(ctx, id, entry);
     match status.reason {
         Some(reason) if status.enabled => Err(Error::new(reason)),
         _ => Ok(()),

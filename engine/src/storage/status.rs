@@ -18,6 +18,9 @@ use std::time::{Duration, Instant};
 /// How long a storage may take to answer. (PVE: Storage/Plugin.pm, status)
 const DEADLINE: Duration = Duration::from_secs(2);
 
+/// How long a storage may take when it is made.
+const FIRST_USE: Duration = Duration::from_secs(40);
+
 /// A storage's state as last seen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StorageStatus {
@@ -67,7 +70,16 @@ pub fn probe(ctx: &Context, id: &str) -> Result<StorageStatus> {
 
 /// Asks storages side by side; all of them together take no longer than the deadline.
 pub fn probe_entries(ctx: &Context, entries: Vec<(String, Entry)>) -> Vec<StorageStatus> {
-    let deadline = Instant::now() + DEADLINE;
+    probe_within(ctx, entries, DEADLINE)
+}
+
+/// Asks a storage that may never have been used on this node: mounting or logging in takes longer than looking.
+pub fn try_entry(ctx: &Context, id: &str, entry: &Entry) -> StorageStatus {
+    probe_within(ctx, vec![(id.to_owned(), entry.clone())], FIRST_USE).remove(0)
+}
+
+fn probe_within(ctx: &Context, entries: Vec<(String, Entry)>, patience: Duration) -> Vec<StorageStatus> {
+    let deadline = Instant::now() + patience;
     let waiting: Vec<_> = entries
         .into_iter()
         .map(|(id, entry)| {
