@@ -67,7 +67,7 @@ impl Draid {
 /// Fails when so many disks are not enough, or not right, for a level.
 fn check_count(level: &str, count: usize, draid: Option<Draid>) -> Result<()> {
     let least = LEVELS.iter().find(|(name, _)| *name == level).map_or(1, |(_, least)| *least);
-    if level == "raid10" && count % 2 != 0 {
+    if level == "raid10" && !count.is_multiple_of(2) {
         bail!("raid10 needs an even number of disks");
     }
     if level == "single" && count > 1 {
