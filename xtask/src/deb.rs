@@ -68,9 +68,9 @@ pub fn package(profile: &str, folder: &Path) -> Outcome<PathBuf> {
     let file = folder.join(format!("ferrovisor_{version}_{architecture}.deb"));
     control(&tree, version, &architecture, &libraries)?;
     let mut build = Command::new("dpkg-deb");
-    // A package for tests is unpacked once, by an emulated processor: it is not worth compressing well.
-    let level = if profile == "release" { "-z12" } else { "-z1" };
-    build.args(["--root-owner-group", "-Zzstd", level, "--build"]).arg(&tree).arg(&file);
+    // A package for tests is unpacked once, by an emulated processor: it is not worth compressing.
+    let compression = if profile == "release" { "-Zzstd" } else { "-Znone" };
+    build.args(["--root-owner-group", compression, "--build"]).arg(&tree).arg(&file);
     output(&mut build)?;
     fs::remove_dir_all(&tree)?;
     Ok(file)

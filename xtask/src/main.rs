@@ -22,7 +22,8 @@ cargo xtask COMMAND
 
   run [--demo] [--port N] [--listen ADDRESS]   install what is missing, build, start a node; --demo starts guests, too
   run --stop                                   stop the node (guests, then daemons); its state is kept
-  test [FILTER]                                install what is missing, run all tests that this machine can run
+  test [--lab] [FILTER]                        install what is missing, run all tests that this machine can run;
+                                               --lab: also those that need machines of the lab
   check [--fix]                                format, lints, table checks, generated documents
   bench [FILTER]                               release figures next to the raw tool's, from the same run
   deb [--debug] [--output FOLDER]              our Debian package, from the release programs

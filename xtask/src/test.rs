@@ -1,13 +1,19 @@
 //! `cargo xtask test`: every tier that this machine can run, and a count of what was skipped and why.
 
-use crate::{Outcome, cargo, packages, sh, target};
+use crate::{Outcome, cargo, lab, packages, sh, target};
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 
 /// Builds the programs that the tests drive, runs all tests, reports skips. The runner's own closing line comes last.
+/// With `--lab` as first argument machines of the lab are made meanwhile, if they are not kept from an earlier run.
 pub fn main(arguments: &[&str]) -> Outcome {
     packages::ensure()?;
+    let (with_lab, arguments) = match arguments {
+        ["--lab", rest @ ..] => (true, rest),
+        all => (false, all),
+    };
+    let machines = with_lab.then(|| std::thread::spawn(|| lab::prepare().map_err(|error| error.to_string())));
     sh(cargo().args(["build", "--workspace", "--bins"]))?;
     let skips = target("debug").join("skipped-tests");
     // A list of an earlier run would be counted again.
@@ -21,6 +27,14 @@ pub fn main(arguments: &[&str]) -> Outcome {
         tests.args(["test", "--workspace", "--no-fail-fast", "--", "--test-threads=1"]);
     }
     tests.args(arguments).env("COMPAT_SKIPS", &skips);
+    if let Some(machines) = machines {
+        let answer = match machines.join() {
+            Ok(Ok(())) => "ready".to_owned(),
+            Ok(Err(error)) => format!("no machine of the lab: {}", error.lines().next().unwrap_or_default()),
+            Err(_) => "no machine of the lab: making it panicked".to_owned(),
+        };
+        tests.env("COMPAT_LAB", answer);
+    }
     let (passed, closing) = run(&mut tests)?;
     let list = std::fs::read_to_string(&skips).unwrap_or_default();
     for (reason, tests) in count(&list) {

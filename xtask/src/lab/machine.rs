@@ -41,6 +41,8 @@ pub struct Origin<'a> {
     pub disk: PathBuf,
     /// The state to go on from; without it the machine boots.
     pub memory: Option<PathBuf>,
+    /// A file that lies at the start of the last spare disk, instead of nothing: much quicker than any network.
+    pub parcel: Option<PathBuf>,
 }
 
 impl Machine {
@@ -66,6 +68,11 @@ impl Machine {
         for disk in SPARE_DISKS {
             let mut create = Command::new("qemu-img");
             sh(create.args(["create", "-q", "-f", "qcow2"]).arg(self.folder.join(disk)).arg(SPARE_SIZE))?;
+        }
+        if let Some(parcel) = &origin.parcel {
+            let mut convert = Command::new("qemu-img");
+            convert.args(["convert", "-n", "-f", "raw", "-O", "qcow2"]).arg(parcel);
+            sh(convert.arg(self.folder.join(SPARE_DISKS[2])))?;
         }
         let (ssh, api) = free_ports()?;
         let about = json!({ "ssh": ssh, "api": api, "key": origin.image.key() });
@@ -241,7 +248,7 @@ impl Machine {
 
     /// What a state fits to: QEMU's arguments, for a name and ports that are always the same.
     pub fn shape(&self, image: &Image) -> Vec<String> {
-        let origin = Origin { image, disk: image.disk(), memory: None };
+        let origin = Origin { image, disk: image.disk(), memory: None, parcel: None };
         self.qemu(&origin, 1, 2).get_args().map(|word| word.to_string_lossy().into_owned()).collect()
     }
 

@@ -72,6 +72,17 @@ pub fn main(arguments: &[&str]) -> Outcome {
     }
 }
 
+/// Makes what all machines start from, if it is not kept. Our package is installed by the first machine that needs it.
+///
+/// # Errors
+/// Why there can be no machines here.
+pub fn prepare() -> Outcome {
+    if !packages::is_root() {
+        return Err("a disk with Debian is made by root only".into());
+    }
+    Lab::here()?.booted().map(drop)
+}
+
 /// Where the layers are, and where machines run.
 pub struct Lab {
     cache: PathBuf,
@@ -169,7 +180,7 @@ impl Lab {
         image.build()?;
         println!("lab: built after {} s, booting", start.elapsed().as_secs());
         let machine = self.machine(&format!("making-{}", std::process::id()))?;
-        machine.start(&Origin { image: &image, disk: image.disk(), memory: None })?;
+        machine.start(&Origin { image: &image, disk: image.disk(), memory: None, parcel: None })?;
         machine.wait_for_system()?;
         machine.freeze(&folder)?;
         println!("lab: booted after {} s", start.elapsed().as_secs());
@@ -194,7 +205,8 @@ impl Lab {
         let start = Instant::now();
         let package = deb::package(&profile, &target("debian"))?;
         let machine = self.machine(&format!("making-{}", std::process::id()))?;
-        machine.start(&origin(&Image::of(&self.cache), &booted))?;
+        let image = Image::of(&self.cache);
+        machine.start(&Origin { parcel: Some(package.clone()), ..origin(&image, &booted) })?;
         let installed = install(&machine, &package);
         if installed.is_err() {
             machine.stop()?;
@@ -238,13 +250,14 @@ impl Lab {
 }
 
 fn origin<'a>(image: &'a Image, layer: &Path) -> Origin<'a> {
-    Origin { image, disk: layer.join("disk.qcow2"), memory: Some(layer.join("memory")) }
+    Origin { image, disk: layer.join("disk.qcow2"), memory: Some(layer.join("memory")), parcel: None }
 }
 
 /// Installs the package as an administrator would who has what it depends on.
 fn install(machine: &Machine, package: &Path) -> Outcome {
     let ssh = machine.ssh()?;
-    ssh.put(package, "/root/ferrovisor.deb")?;
+    let size = fs::metadata(package)?.len();
+    ssh.script(&format!("head -c {size} /dev/disk/by-id/virtio-lab3 > /root/ferrovisor.deb"))?;
     ssh.script("dpkg -i /root/ferrovisor.deb >/root/install.log 2>&1 || { cat /root/install.log >&2; exit 1; }")?;
     ssh.script("systemctl is-active pvedaemon pveproxy pve-guests").map(drop)
 }
