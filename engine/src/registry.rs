@@ -55,6 +55,8 @@ const AREAS: &[&[Binding]] = &[
     node::handlers::SCANS,
     qemu::handlers::METHODS,
     qemu::handlers::agent::METHODS,
+    qemu::handlers::copies::METHODS,
+    qemu::handlers::snapshot::METHODS,
     cluster::handlers::METHODS,
     task::handlers::METHODS,
     access::handlers::METHODS,

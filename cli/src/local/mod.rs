@@ -12,6 +12,7 @@ mod pvesm;
 mod pveum;
 mod pveversion;
 mod qm;
+mod qm_disk;
 mod qmrestore;
 
 use crate::arguments::Definition;
@@ -55,6 +56,7 @@ const TABLE: &[&[Row]] = &[
     pveum::COMMANDS,
     pveversion::COMMANDS,
     qm::COMMANDS,
+    qm_disk::COMMANDS,
     qmrestore::COMMANDS,
 ];
 

@@ -17,6 +17,11 @@ impl<'a> Made<'a> {
         Made { ctx, volumes: Vec::new() }
     }
 
+    /// Takes over a volume that has been made elsewhere.
+    pub fn note(&mut self, volume: VolumeId) {
+        self.volumes.push(volume);
+    }
+
     /// Removes what has been made and joins what goes wrong with the reason.
     pub fn undo(&self, reason: Error) -> Error {
         let failures: Vec<Error> = self
@@ -42,10 +47,10 @@ impl<'a> Made<'a> {
             return Ok(drive);
         }
         if drive.is_cloudinit() {
-            return Err(Error::NotImplemented(format!("{slot}: cloud-init drives are not supported yet")));
+            return self.realise_cloudinit(vmid, drive, default_storage);
         }
-        if drive.options.text("import-from").is_some() {
-            return Err(Error::NotImplemented(format!("{slot}: 'import-from' is not supported yet")));
+        if let Some(source) = drive.options.remove("import-from") {
+            return self.import(vmid, drive, &source, default_storage, log);
         }
         if let Some(new) = drive.new_disk() {
             let Some(storage) = new.storage.as_deref().or(default_storage) else {
@@ -92,6 +97,59 @@ impl<'a> Made<'a> {
         log(&format!("{}: successfully created disk '{drive}'", drive.slot));
         Ok(drive)
     }
+}
+
+impl Made<'_> {
+    /// The place for a cloud-init image; its content is written when the VM starts.
+    fn realise_cloudinit(&mut self, vmid: Vmid, mut drive: Drive, default_storage: Option<&str>) -> Result<Drive> {
+        if let Some(volume) = drive.volume().filter(|volume| volume.name != "cloudinit") {
+            storage::describe(self.ctx, &volume)?;
+            drive.options.set("media", "cdrom");
+            return Ok(drive);
+        }
+        let storage = drive.file.split_once(':').map(|(storage, _)| storage.to_owned());
+        let storage = storage.or_else(|| default_storage.map(str::to_owned));
+        let storage = storage.ok_or_else(|| Error::new("no storage ID specified (and no default storage)"))?;
+        let volume = allocate_cloudinit(self.ctx, vmid, &storage)?;
+        self.volumes.push(volume.clone());
+        drive.file = volume.to_string();
+        drive.options.remove("format");
+        drive.options.set("media", "cdrom");
+        Ok(drive)
+    }
+
+    /// A copy of another volume or of an image file becomes the disk.
+    fn import(
+        &mut self,
+        vmid: Vmid,
+        mut drive: Drive,
+        source: &str,
+        default_storage: Option<&str>,
+        log: &mut dyn FnMut(&str),
+    ) -> Result<Drive> {
+        let slot = drive.slot;
+        let storage = drive.new_disk().and_then(|new| new.storage).or_else(|| default_storage.map(str::to_owned));
+        let storage = storage.ok_or_else(|| Error::new("no storage ID specified (and no default storage)"))?;
+        let format = drive.options.remove("format").map(|format| format.parse::<Format>().map_err(Error::new));
+        let volume = super::import::image(self.ctx, vmid, source, &storage, format.transpose()?, log)?;
+        self.volumes.push(volume.clone());
+        drive.file = volume.to_string();
+        drive.options.set("size", storage::print_size(storage::info(self.ctx, &volume)?.size));
+        log(&format!("{slot}: successfully created disk '{drive}'"));
+        Ok(drive)
+    }
+}
+
+/// Bytes of a cloud-init image. (PVE: qemu-server PVE/QemuServer/Cloudinit.pm)
+pub const CLOUDINIT_SIZE: u64 = 4 << 20;
+
+/// An empty volume for a VM's cloud-init image.
+pub fn allocate_cloudinit(ctx: &Context, vmid: Vmid, storage: &str) -> Result<VolumeId> {
+    let is_directory = storage::config(ctx)?.entry(storage)?.path().is_ok();
+    let (format, ending) = if is_directory { (Format::Qcow2, ".qcow2") } else { (Format::Raw, "") };
+    let name = Some(format!("vm-{vmid}-cloudinit{ending}"));
+    let wish = NewVolume { vmid, format: Some(format), name, size: CLOUDINIT_SIZE, kind: VolumeKind::Image };
+    storage::allocate(ctx, storage, &wish)
 }
 
 fn existing(ctx: &Context, drive: &mut Drive, volume: &VolumeId) -> Result<()> {

@@ -10,8 +10,9 @@
 use super::command_line::{self, Options, Paths, Plan, StoredVolumes, local};
 use super::config::{self, Vm};
 use super::preparation::Preparation;
-use super::{files, pending, qmp::Monitor, scope, status, stop, surroundings};
+use super::{files, pending, qmp::Monitor, scope, state::Incoming, status, stop, surroundings};
 use crate::config::guest::{GuestConfig, GuestKind};
+use crate::storage::{self, VolumeId};
 use crate::{Context, Error, Result, Task, Vmid, error::ResultExt, guest, lock, network, task::abort};
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -34,6 +35,8 @@ pub struct Start {
     pub cpu: Option<String>,
     /// MTUs by card that the guest knows already; 0 means that it was told none.
     pub mtus: BTreeMap<String, u64>,
+    /// The state of the machine with which it goes on.
+    pub state: Option<VolumeId>,
 }
 
 /// Starts a VM; waits for others that work on it.
@@ -72,7 +75,7 @@ pub fn start_locked(task: &Task, vmid: Vmid, how: &Start) -> Result<()> {
     let mut preparation = Preparation::new(task, vm);
     let launched = preparation
         .before(&mut plan, timeout.as_secs())
-        .and_then(|()| launch(task, &vm, &plan, &mut preparation, timeout));
+        .and_then(|()| launch(task, &vm, &plan, &mut preparation, how.state.as_ref(), timeout));
     if let Err(error) = launched {
         return Err(error.with_cleanup_failures(&preparation.undo()));
     }
@@ -156,17 +159,35 @@ fn default_timeout(vm: &Vm) -> Result<u64> {
     Ok(base + 5 * vm.nets()?.len() as u64)
 }
 
-fn launch(task: &Task, vm: &Vm, plan: &Plan, preparation: &mut Preparation, timeout: Duration) -> Result<()> {
+fn launch(
+    task: &Task,
+    vm: &Vm,
+    plan: &Plan,
+    preparation: &mut Preparation,
+    state: Option<&VolumeId>,
+    timeout: Duration,
+) -> Result<()> {
     let ctx = task.ctx;
     let events = files::event_socket(ctx, vm.vmid);
     let mut local = local::localise(plan, &ctx.host, ctx.host.qemu_version()?, &events.to_string_lossy())?;
     let command = scope::prefix(ctx, vm)?;
     let taps = make_taps(ctx, vm, &mut local)?;
-    let descriptors: Vec<RawFd> = taps.iter().flat_map(|tap| &tap.queues).map(AsRawFd::as_raw_fd).collect();
+    let mut descriptors: Vec<RawFd> = taps.iter().flat_map(|tap| &tap.queues).map(AsRawFd::as_raw_fd).collect();
+    let incoming = state.map(|volume| Incoming::open(&storage::activate_volume(ctx, volume, None)?)).transpose()?;
+    if let Some(incoming) = &incoming {
+        descriptors.push(incoming.descriptor());
+        local.command.extend(["-incoming".to_owned(), format!("fd:{}", incoming.descriptor())]);
+    }
     preparation.processes()?;
     let words: Vec<&str> = command.iter().chain(&local.command).map(String::as_str).collect();
     let outcome = spawn(&words, descriptors).and_then(|child| wait_until_started(task, vm.vmid, child, timeout));
     drop(taps);
+    // Loading takes as long as there is memory; PVE gives it at least five minutes.
+    let loaded = |incoming: Incoming| {
+        task.log("Resuming from the saved state of the VM");
+        incoming.wait_until_loaded(ctx, vm.vmid, timeout.max(Duration::from_secs(300)))
+    };
+    let outcome = outcome.and_then(|()| incoming.map_or(Ok(()), loaded));
     outcome.map_err(|error| {
         let failures: Vec<Error> = stop::kill(ctx, vm.vmid).err().into_iter().collect();
         error.context("start failed").with_cleanup_failures(&failures)

@@ -12,7 +12,9 @@
 //! connects to its monitor. Nothing here needs a daemon.
 
 pub mod agent;
+pub mod block;
 mod capabilities;
+pub mod clone;
 pub mod command_line;
 pub mod config;
 mod cpu_models;
@@ -22,7 +24,9 @@ mod disks;
 mod edit;
 pub mod files;
 pub mod handlers;
+pub mod import;
 pub mod launch;
+pub mod move_disk;
 pub mod pending;
 mod permission;
 pub mod picture;
@@ -32,12 +36,16 @@ pub mod reconcile;
 mod reply;
 mod request;
 mod reservations;
+pub mod rescan;
 mod resize;
 mod scope;
+pub mod snapshot;
+mod state;
 mod state_disks;
 pub mod status;
 pub mod stop;
 mod surroundings;
+pub mod template;
 pub mod terminal;
 pub mod update;
 

@@ -73,7 +73,7 @@ fn with_address(ctx: &Context, key: &str, text: &str) -> Result<String> {
 }
 
 /// The prefix of hardware addresses that the datacenter prescribes.
-fn mac_prefix(ctx: &Context) -> Result<Option<String>> {
+pub fn mac_prefix(ctx: &Context) -> Result<Option<String>> {
     let text = file::read_or_empty(&ctx.root.etc_pve("datacenter.cfg"))?;
     Ok(crate::config::flat::FlatConfig::parse(&text).values.remove("mac_prefix"))
 }

@@ -4,7 +4,9 @@
 pub mod agent;
 mod config;
 mod console;
+pub mod copies;
 mod power;
+pub mod snapshot;
 
 use super::{capabilities, cpu_models};
 use crate::registry::{Binding, delete, get, post, put};

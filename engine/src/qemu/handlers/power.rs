@@ -46,6 +46,7 @@ pub fn start(call: &Call) -> Result<Reply> {
         machine: call.text("machine"),
         cpu,
         mtus: launch::known_mtus(&call.text("nets-host-mtu").unwrap_or_default()),
+        state: None,
     };
     guest::load(call.ctx, GuestKind::Qemu, vmid)?;
     call.task("qmstart", vmid, |task| launch::start(task, vmid, &how))
