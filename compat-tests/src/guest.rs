@@ -6,6 +6,27 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+/// Drivers of the small VM, each behind those that it needs; the kernel has none of them built in.
+const MODULES: [&str; 17] = [
+    "failover",
+    "net_failover",
+    "virtio_ring",
+    "virtio",
+    "virtio_pci_legacy_dev",
+    "virtio_pci_modern_dev",
+    "virtio_pci",
+    "virtio_blk",
+    "virtio_net",
+    "virtio_console",
+    "scsi_common",
+    "scsi_mod",
+    "sd_mod",
+    "cdrom",
+    "sr_mod",
+    "virtio_scsi",
+    "isofs",
+];
+
 /// What the small VM says on its serial console when it is up.
 pub const MARKER: &str = "the guest is up";
 
@@ -16,7 +37,7 @@ pub const MARKER: &str = "the guest is up";
 /// Why it cannot be had here (no package, no network).
 pub fn boot_files() -> Result<(PathBuf, PathBuf), String> {
     let directory = cache()?;
-    let (kernel, initramfs) = (directory.join("vmlinuz"), directory.join("initramfs.cpio"));
+    let (kernel, initramfs) = (directory.join("vmlinuz"), directory.join("initramfs-3.cpio"));
     let _lock = lock(&directory)?;
     if !kernel.exists() {
         fetch_kernel(&directory, &kernel)?;
@@ -105,11 +126,21 @@ fn fetch_kernel(directory: &Path, kernel: &Path) -> Result<(), String> {
 }
 
 fn make_initramfs(directory: &Path, initramfs: &Path) -> Result<(), String> {
-    let tree = directory.join("initramfs");
+    let tree = directory.join("initramfs-3");
     busybox_tree(&tree).map_err(text)?;
+    fs::create_dir_all(tree.join("modules")).map_err(text)?;
+    let all = run(Command::new("find").arg(directory.join("kernel")).args(["-name", "*.ko"]))?;
+    let mut load = String::new();
+    for module in MODULES {
+        // What this kernel has built in has no file.
+        if let Some(file) = all.lines().find(|file| file.ends_with(&format!("/{module}.ko"))) {
+            fs::copy(file, tree.join(format!("modules/{module}.ko"))).map_err(text)?;
+            load += &format!("insmod /modules/{module}.ko 2>/dev/null\n");
+        }
+    }
     let init = format!(
         "#!/bin/sh\nmount -t proc proc /proc\nmount -t sysfs sysfs /sys\nmount -t devtmpfs dev /dev\n\
-         echo \"{MARKER}\" > /dev/ttyS0\nexec setsid cttyhack sh\n"
+         {load}echo \"{MARKER}\" > /dev/ttyS0\nexec setsid cttyhack sh\n"
     );
     fs::write(tree.join("init"), init).map_err(text)?;
     fs::set_permissions(tree.join("init"), fs::Permissions::from_mode(0o755)).map_err(text)?;

@@ -11,6 +11,7 @@ mod node;
 pub mod process;
 pub mod python;
 mod seed;
+pub mod serial;
 mod web;
 
 pub mod wire;

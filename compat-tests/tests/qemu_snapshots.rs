@@ -4,63 +4,12 @@
 #![allow(clippy::unwrap_used, reason = "a panic is a test's report")]
 
 use compat_tests::guest::boot_args;
+use compat_tests::serial::Shell;
 use compat_tests::{Client, Node, skip, wait_for};
 use serde_json::Value;
-use std::io::{Read, Write};
-use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 const VM: &str = "/nodes/pve1/qemu/7120";
-
-/// The serial port of a VM, to type into.
-struct Shell(UnixStream);
-
-impl Shell {
-    fn open(node: &Node, vmid: &str) -> Self {
-        let path = node.path(&format!("run/qemu-server/{vmid}.serial0"));
-        let stream = wait_for("the serial port", 10, || UnixStream::connect(&path).ok());
-        stream.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
-        let mut shell = Shell(stream);
-        shell.type_text("\n");
-        shell.expect("/ # ");
-        shell
-    }
-
-    fn type_text(&mut self, text: &str) {
-        self.0.write_all(text.as_bytes()).unwrap();
-    }
-
-    /// Reads until a text has come and gives back everything up to it.
-    #[track_caller]
-    fn expect(&mut self, text: &str) -> String {
-        let until = Instant::now() + Duration::from_secs(120);
-        let (mut seen, mut piece) = (String::new(), [0; 4096]);
-        while !seen.contains(text) {
-            assert!(Instant::now() < until, "no {text:?} in {seen:?}");
-            match self.0.read(&mut piece) {
-                Ok(0) => panic!("ended before {text:?}: {seen:?}"),
-                Ok(count) => seen.push_str(&String::from_utf8_lossy(&piece[..count])),
-                Err(_) => {}
-            }
-        }
-        seen
-    }
-
-    /// Runs a command and gives back what it prints.
-    #[track_caller]
-    fn run(&mut self, command: &str) -> String {
-        self.type_text(&format!("{command}; echo en''d\n"));
-        let seen = self.expect("end");
-        let after = seen.split_once("en''d").map_or(seen.as_str(), |(_, after)| after);
-        after.rsplit_once("end").map_or(after, |(output, _)| output).trim().to_owned()
-    }
-
-    /// The number that the guest has counted to.
-    #[track_caller]
-    fn counter(&mut self) -> u64 {
-        wait_for("a number", 30, || self.run("cat /tmp/n").lines().last()?.trim().parse().ok())
-    }
-}
 
 fn task(node: &Node, client: &Client, path: &str, form: &[(&str, &str)]) {
     node.finish(client, &client.post(path, form).data());
@@ -184,8 +133,8 @@ fn clones_are_vms_of_their_own() {
         assert!(linked[key].is_string() && linked[key] != config[key], "{key}: {linked}");
     }
     // What others stand on cannot go.
-    let refused = client.delete(path).data();
-    assert_ne!(node.wait_task(&client, &refused), "unexpected status");
+    let refused = client.delete(path);
+    assert!(refused.reason.ends_with("is still in use by linked cloned"), "{}", refused.reason);
     assert!(images(&node, "7130").contains(&"base-7130-disk-0.qcow2".into()));
 
     let full = [("newid", "7132"), ("full", "1"), ("format", "raw"), ("storage", "local")];
@@ -264,7 +213,7 @@ fn a_disk_moves_and_is_copied_while_its_guest_writes() {
     let again = "kill %1; wait; echo 3 > /proc/sys/vm/drop_caches; dd if=/dev/vda bs=1M count=64 2>/dev/null | md5sum | cut -c1-32";
     assert_eq!(shell.run(again).lines().last().unwrap().trim(), sum.lines().last().unwrap().trim());
     // A larger disk is noticed by the guest that runs on the new image.
-    client.put(&format!("{path}/resize"), &[("disk", "virtio0"), ("size", "+64M")]).data();
+    node.finish(&client, &client.put(&format!("{path}/resize"), &[("disk", "virtio0"), ("size", "+64M")]).data());
     wait_for("the new size", 30, || (shell.run("cat /sys/block/vda/size").contains("655360")).then_some(()));
     node.run("qm", &["stop", "7140"]).ok();
     task(&node, &client, "/nodes/pve1/qemu/7141/status/start", &[]);

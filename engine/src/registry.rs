@@ -55,6 +55,7 @@ const AREAS: &[&[Binding]] = &[
     node::handlers::SCANS,
     qemu::handlers::METHODS,
     qemu::handlers::agent::METHODS,
+    qemu::handlers::cloudinit::METHODS,
     qemu::handlers::copies::METHODS,
     qemu::handlers::snapshot::METHODS,
     cluster::handlers::METHODS,

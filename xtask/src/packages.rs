@@ -13,6 +13,8 @@ const RUN: &[&str] = &[
     "ovmf",
     "swtpm",
     "swtpm-tools",
+    // The discs of cloud-init.
+    "genisoimage",
     "lxc",
     "uidmap",
     "iproute2",

@@ -128,6 +128,79 @@ pub fn suspend_all(call: &Call) -> Result<Reply> {
     })
 }
 
+/// `POST /cluster/bulk-action/guest/start`: all guests that do not run, or those that are named.
+pub fn bulk_start(call: &Call) -> Result<Reply> {
+    let (vms, limit) = (named(call)?, bulk_workers(call)?);
+    let timeout: Option<u64> = call.opt("timeout")?;
+    call.task("bulk-start", "", |task| {
+        let mut workers = Workers::new(task, limit);
+        for group in plan(live::guests(task.ctx)?, vms.as_deref()).into_values() {
+            for (guest, startup) in group.iter().filter(|(guest, _)| guest.running.is_none()) {
+                // Containers have no such time.
+                let timeout = timeout.filter(|_| guest.kind == GuestKind::Qemu);
+                let params = timeout.map(|seconds| ("timeout".to_owned(), json!(seconds)));
+                workers.begin("Starting", guest, "start", params.into_iter().collect())?;
+                if let Some(seconds) = startup.up.filter(|seconds| *seconds > 0) {
+                    task.log(format!("Waiting for {seconds} seconds (startup delay)"));
+                    workers.pause(Duration::from_secs(seconds))?;
+                }
+            }
+            workers.finish()?;
+        }
+        workers.outcome()
+    })
+}
+
+/// `POST /cluster/bulk-action/guest/shutdown`: all guests that run, or those that are named.
+pub fn bulk_shutdown(call: &Call) -> Result<Reply> {
+    let (vms, limit) = (named(call)?, bulk_workers(call)?);
+    let force = call.opt("force-stop")?.unwrap_or(true);
+    let timeout: Option<u64> = call.opt("timeout")?;
+    call.task("bulk-shutdown", "", |task| {
+        let mut workers = Workers::new(task, limit);
+        for group in plan(live::guests(task.ctx)?, vms.as_deref()).into_values().rev() {
+            for (guest, startup) in group.iter().rev().filter(|(guest, _)| guest.running.is_some()) {
+                let seconds = timeout.or(startup.down).unwrap_or(SHUTDOWN_TIMEOUT);
+                let params = [("timeout", json!(seconds)), ("forceStop", json!(u8::from(force)))];
+                let params = params.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+                workers.begin("Shutting down", guest, "shutdown", params)?;
+            }
+            workers.finish()?;
+        }
+        workers.outcome()
+    })
+}
+
+/// `POST /cluster/bulk-action/guest/suspend`: all VMs that run, or those that are named; to memory or to disk.
+pub fn bulk_suspend(call: &Call) -> Result<Reply> {
+    let (vms, limit) = (named(call)?, bulk_workers(call)?);
+    let to_disk = call.flag("to-disk");
+    let storage = call.text("statestorage");
+    call.task("bulk-suspend", "", |task| {
+        let mut workers = Workers::new(task, limit);
+        for group in plan(live::guests(task.ctx)?, vms.as_deref()).into_values().rev() {
+            let is_meant = |guest: &GuestRow| guest.running.is_some() && guest.kind == GuestKind::Qemu;
+            for (guest, _) in group.iter().rev().filter(|(guest, _)| is_meant(guest)) {
+                let mut params = Map::from_iter([("todisk".to_owned(), json!(u8::from(to_disk)))]);
+                if let Some(storage) = storage.as_ref().filter(|_| to_disk) {
+                    params.insert("statestorage".into(), json!(storage));
+                }
+                workers.begin("Suspending", guest, "suspend", params)?;
+            }
+            workers.finish()?;
+        }
+        workers.outcome()
+    })
+}
+
+/// Tasks at a time of a bulk action, under its two names.
+fn bulk_workers(call: &Call) -> Result<usize> {
+    match call.opt("maxworkers")? {
+        Some(asked) => Ok(asked),
+        None => max_workers(call),
+    }
+}
+
 /// The guests' tasks that run now.
 struct Workers<'a> {
     task: &'a Task<'a>,

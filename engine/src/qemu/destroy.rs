@@ -28,7 +28,20 @@ pub fn check(ctx: &Context, vmid: Vmid, how: &Destroy) -> Result<GuestConfig> {
     if !how.skip_lock && config.current.get("lock") != Some("suspended") {
         guest::check_lock(&config)?;
     }
+    if config.current.flag("template") {
+        check_clones(ctx, vmid, &config)?;
+    }
     Ok(config)
+}
+
+/// A template stays as long as others stand on its disks. (PVE: QemuServer.pm, destroy_vm)
+fn check_clones(ctx: &Context, vmid: Vmid, config: &GuestConfig) -> Result<()> {
+    for volume in named_volumes(vmid, &config.current) {
+        if !storage::linked_clones_of(ctx, &volume)?.is_empty() {
+            crate::bail!("base volume '{volume}' is still in use by linked cloned");
+        }
+    }
+    Ok(())
 }
 
 /// Fails when the VM is protected. (PVE: pve-guest-common PVE/AbstractConfig.pm, check_protection)

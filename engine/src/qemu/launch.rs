@@ -10,7 +10,7 @@
 use super::command_line::{self, Options, Paths, Plan, StoredVolumes, local};
 use super::config::{self, Vm};
 use super::preparation::Preparation;
-use super::{files, pending, qmp::Monitor, scope, state::Incoming, status, stop, surroundings};
+use super::{cloudinit, files, pending, qmp::Monitor, scope, state::Incoming, status, stop, surroundings, suspend};
 use crate::config::guest::{GuestConfig, GuestKind};
 use crate::storage::{self, VolumeId};
 use crate::{Context, Error, Result, Task, Vmid, error::ResultExt, guest, lock, network, task::abort};
@@ -52,18 +52,32 @@ pub fn start_locked(task: &Task, vmid: Vmid, how: &Start) -> Result<()> {
     if Vm::new(vmid, &config.current).is_template() {
         crate::bail!("you can't start a vm if it's a template");
     }
-    if !how.skip_lock {
-        guest::check_lock(&config)?;
-    }
     if status::is_running(ctx, vmid) {
         crate::bail!("VM {vmid} already running");
     }
-    pending::apply_stopped(ctx, vmid, &mut |text| task.warn(text))?;
-    let config = guest::load(ctx, GuestKind::Qemu, vmid)?;
+    if how.state.is_none()
+        && let Some(suspended) = suspend::how_to_resume(&config, how)?
+    {
+        return suspend::resume(task, vmid, &suspended);
+    }
+    if !how.skip_lock {
+        guest::check_lock(&config)?;
+    }
+    if how.state.is_none() {
+        pending::apply_stopped(ctx, vmid, &mut |text| task.warn(text))?;
+    }
+    let mut config = guest::load(ctx, GuestKind::Qemu, vmid)?;
+    if how.state.is_some() {
+        // QEMU gets it over a pipe; only Proxmox's has an option for it.
+        config.current.options.remove("vmstate");
+    }
     let vm = Vm::new(vmid, &config.current);
     files::ensure_directory(ctx)?;
     for name in files::remove_leftovers(ctx, vmid)? {
         task.log(format!("removed '{name}' of a VM that has ended"));
+    }
+    if how.state.is_none() {
+        cloudinit::write(ctx, vmid, &config, &mut |line| task.log(line))?;
     }
     check_volumes(ctx, &vm)?;
     stop::hook(task, &vm, "pre-start")?;
@@ -118,7 +132,8 @@ pub fn known_mtus(text: &str) -> BTreeMap<String, u64> {
     pairs.iter().filter_map(pair).collect()
 }
 
-fn plan(ctx: &Context, vm: &Vm, how: &Start) -> Result<Plan> {
+/// The command line of a VM on this node.
+pub fn plan(ctx: &Context, vm: &Vm, how: &Start) -> Result<Plan> {
     let options = Options {
         paths: Paths::of(&ctx.root),
         machine: how.machine.clone(),

@@ -1,7 +1,7 @@
 //! Options of a request, checked and completed before anything is done with them.
 
 use super::config::{Drive, NetDevice, Slot, random_mac};
-use crate::{Call, Context, Error, Result, file, storage};
+use crate::{Call, Context, Error, Result, access, file, storage};
 use std::collections::BTreeMap;
 
 /// Options by name, as they will stand in the configuration.
@@ -16,9 +16,6 @@ pub fn settings(call: &Call, not_options: &[&str]) -> Result<Settings> {
             settings.insert(name.clone(), text);
         }
     }
-    if settings.contains_key("cipassword") {
-        return Err(Error::NotImplemented("option 'cipassword' is not supported yet".into()));
-    }
     resolve_cdrom(&mut settings);
     for (key, text) in &mut settings {
         if let Some(slot) = Slot::of_key(key) {
@@ -32,6 +29,19 @@ pub fn settings(call: &Call, not_options: &[&str]) -> Result<Settings> {
         }
     }
     Ok(settings)
+}
+
+/// A password for cloud-init is kept as a hash, unless it is one already. Windows wants the password itself.
+/// (PVE: API2/Qemu.pm, update_vm_api)
+pub fn hash_password(settings: &mut Settings, ostype: Option<&str>) -> Result<()> {
+    let windows = super::config::windows_version(ostype.unwrap_or_default()) > 0;
+    if let Some(password) = settings.get_mut("cipassword").filter(|password| !windows && !password.is_empty()) {
+        let is_hash = ["$1$", "$5$", "$6$", "$2a$", "$2y$"].iter().any(|kind| password.starts_with(kind));
+        if !is_hash {
+            *password = access::hash_password(password)?;
+        }
+    }
+    Ok(())
 }
 
 fn is_net(key: &str) -> bool {

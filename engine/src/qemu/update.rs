@@ -51,7 +51,7 @@ impl Update {
             return Err(Error::parameter("skiplock", "Only root may use this option."));
         }
         let list = |name: &str| split_list(&call.text(name).unwrap_or_default());
-        let update = Update {
+        let mut update = Update {
             settings: super::request::settings(call, &NOT_OPTIONS)?,
             delete: list("delete").into_iter().map(|key| if key == "cdrom" { "ide2".into() } else { key }).collect(),
             revert: list("revert"),
@@ -64,6 +64,8 @@ impl Update {
         }
         update.check_names(call)?;
         let config = update.load(call.ctx, vmid)?;
+        let ostype = update.settings.get("ostype").cloned().or_else(|| config.current.get("ostype").map(str::to_owned));
+        super::request::hash_password(&mut update.settings, ostype.as_deref())?;
         update.check_rights(call.ctx, vmid, &config)?;
         update.check_memory(vmid, &config)?;
         Ok(update)
@@ -168,7 +170,9 @@ pub fn apply(ctx: &Context, vmid: Vmid, update: &Update, log: &mut dyn FnMut(&st
             let mut volumes = enter(ctx, vmid, update, &drives, config, log)?;
             let mut errors = BTreeMap::new();
             if status::is_running(ctx, vmid) {
-                errors = pending::hotplug(ctx, vmid, config)?;
+                let done = pending::hotplug(ctx, vmid, config, log)?;
+                errors = done.errors;
+                volumes.extend(done.volumes);
             } else {
                 volumes.extend(pending::apply_all(ctx, vmid, config, log)?);
             }

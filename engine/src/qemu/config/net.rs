@@ -59,11 +59,13 @@ impl NetDevice {
         self.options.flag("host-tunnel")
     }
 
-    /// The card with its cable plugged in, to compare two of them.
-    pub fn without_link_state(&self) -> NetDevice {
-        let mut plugged = self.clone();
-        plugged.options.remove("link_down");
-        plugged
+    /// The card alone, without its cable and where that leads: what differs besides this needs another card.
+    pub fn without_cable(&self) -> NetDevice {
+        let mut card = self.clone();
+        for key in ["link_down", "bridge", "tag", "trunks", "rate", "firewall"] {
+            card.options.remove(key);
+        }
+        card
     }
 
     /// The host's end on its bridge; a card without a bridge has none. QEMU pulls the cable itself.

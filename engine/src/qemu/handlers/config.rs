@@ -38,13 +38,11 @@ pub fn create(call: &Call) -> Result<Reply> {
     if call.flag("ha-managed") {
         return Err(Error::NotImplemented("parameter 'ha-managed' is not supported yet".into()));
     }
-    let new = Create {
-        vmid,
-        settings: request::settings(call, &NOT_OPTIONS)?,
-        storage: call.text("storage"),
-        start: call.flag("start"),
-        pool: call.text("pool"),
-    };
+    let mut settings = request::settings(call, &NOT_OPTIONS)?;
+    let ostype = settings.get("ostype").cloned();
+    request::hash_password(&mut settings, ostype.as_deref())?;
+    let new =
+        Create { vmid, settings, storage: call.text("storage"), start: call.flag("start"), pool: call.text("pool") };
     check_create(call, &new)?;
     if let Some(kind) = guest::find(call.ctx, vmid) {
         let (label, node) = (kind.label(), &call.ctx.node);

@@ -2,6 +2,7 @@
 //! handler.
 
 pub mod agent;
+pub mod cloudinit;
 mod config;
 mod console;
 pub mod copies;

@@ -3,8 +3,8 @@
 use crate::config::guest::GuestKind;
 use crate::qemu::launch::{self, Start};
 use crate::qemu::stop::{self, Stop};
-use crate::qemu::{qmp, status};
-use crate::{Call, Error, Reply, Result, Vmid, guest, lock};
+use crate::qemu::{qmp, status, suspend};
+use crate::{Call, Error, Reply, Result, Vmid, access, guest, lock};
 use serde_json::{Value, json};
 
 /// A switch that only root may use.
@@ -104,10 +104,21 @@ pub fn reset(call: &Call) -> Result<Reply> {
 
 /// `POST status/suspend`.
 pub fn suspend(call: &Call) -> Result<Reply> {
-    if call.flag("todisk") {
-        return Err(Error::NotImplemented("suspending to disk is not supported yet".into()));
+    if !call.flag("todisk") {
+        if call.text("statestorage").is_some() {
+            return Err(Error::parameter("statestorage", "Requires 'todisk' option"));
+        }
+        return monitor_task(call, "qmpause", "stop");
     }
-    monitor_task(call, "qmpause", "stop")
+    let vmid: Vmid = call.param("vmid")?;
+    let skip_lock = root_flag(call, "skiplock")?;
+    check_running(call, vmid)?;
+    let storage = call.text("statestorage");
+    access::check(call.ctx, &format!("/vms/{vmid}"), &["VM.Config.Disk"])?;
+    if let Some(storage) = &storage {
+        access::check(call.ctx, &format!("/storage/{storage}"), &["Datastore.AllocateSpace"])?;
+    }
+    call.task("qmsuspend", vmid, |task| suspend::to_disk(task, vmid, skip_lock, storage.as_deref()))
 }
 
 /// A task that is one command of the monitor.
@@ -131,6 +142,10 @@ pub fn resume(call: &Call) -> Result<Reply> {
     let vmid: Vmid = call.param("vmid")?;
     let skip_lock = root_flag(call, "skiplock")?;
     root_flag(call, "nocheck")?;
+    let config = guest::load(call.ctx, GuestKind::Qemu, vmid)?;
+    if config.current.get("lock") == Some("suspended") && !status::is_running(call.ctx, vmid) {
+        return call.task("qmresume", vmid, |task| launch::start(task, vmid, &Start::default()));
+    }
     check_running(call, vmid)?;
     call.task("qmresume", vmid, |task| {
         let _lock = task.lock(&lock::guest(vmid))?;

@@ -1,0 +1,169 @@
+//! Cloud-init: the small disc from which a guest learns at its start who it is.
+//!
+//! The disc is written before each start, and while the VM runs when somebody asks for it.
+//! (PVE: qemu-server PVE/QemuServer/Cloudinit.pm)
+
+pub mod text;
+
+use super::config::{Drive, Properties, Vm};
+use super::qmp::Monitor;
+use super::{disks, status};
+use crate::config::guest::{GuestConfig, Part};
+use crate::storage::{self, Content, VolumeId};
+use crate::{Context, Error, Result, Vmid, command, error::ResultExt, file};
+use serde_json::json;
+use std::path::Path;
+use text::{Kind, Resolver};
+
+/// All texts together may be as long as this: the disc has 4 MiB.
+const LONGEST: usize = 3 << 20;
+
+/// Which text is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Section {
+    /// The user's part.
+    User,
+    /// The network's part.
+    Network,
+    /// The instance.
+    Meta,
+}
+
+/// A text as it is generated, without the administrator's own files.
+pub fn dump(ctx: &Context, vmid: Vmid, part: &Part, section: Section, mask: bool) -> Result<String> {
+    let vm = Vm::new(vmid, part);
+    let host = resolver(ctx)?;
+    let network = || match text::kind(&vm) {
+        Kind::NoCloud => text::network_v1(part, &vm, &host),
+        Kind::ConfigDrive | Kind::OpenNebula => text::network_interfaces(part, &vm, &host),
+    };
+    match section {
+        Section::User => Ok(text::user(&vm, mask)),
+        Section::Network => network(),
+        // The instance does not tell the password, but depends on it.
+        Section::Meta => Ok(text::meta(&vm, &text::user(&vm, false), &network()?)),
+    }
+}
+
+fn resolver(ctx: &Context) -> Result<Resolver> {
+    let own = ctx.root.path("/etc/resolv.conf");
+    let path = if own.exists() { own } else { "/etc/resolv.conf".into() };
+    Ok(Resolver::parse(&file::read_or_empty(&path)?))
+}
+
+/// The files on the disc, and its label.
+fn files(ctx: &Context, vmid: Vmid, part: &Part) -> Result<(Vec<(&'static str, String)>, &'static str)> {
+    let vm = Vm::new(vmid, part);
+    let kind = text::kind(&vm);
+    if kind == Kind::OpenNebula {
+        return Ok((vec![("context.sh", text::context(part, &vm, &resolver(ctx)?)?)], "CONTEXT"));
+    }
+    let own = vm.properties("pve-qm-cicustom", "cicustom")?.unwrap_or_default();
+    let custom = |key: &str| snippet(ctx, &own, key);
+    let user = match custom("user")? {
+        Some(text) => text,
+        None => dump(ctx, vmid, part, Section::User, false)?,
+    };
+    let network = match custom("network")? {
+        Some(text) => text,
+        None => dump(ctx, vmid, part, Section::Network, false)?,
+    };
+    let meta = match custom("meta")? {
+        Some(text) => text,
+        None => text::meta(&vm, &user, &network),
+    };
+    let vendor = custom("vendor")?.unwrap_or_default();
+    if user.len() + network.len() + meta.len() + vendor.len() > LONGEST {
+        crate::bail!("Cloud-Init sum of snippets too big (> 3 MiB)");
+    }
+    Ok(match kind {
+        Kind::ConfigDrive => (
+            vec![
+                ("openstack/latest/user_data", user),
+                ("openstack/content/0000", network),
+                ("openstack/latest/meta_data.json", meta),
+                ("openstack/latest/vendor_data.json", vendor),
+            ],
+            "config-2",
+        ),
+        _ => (
+            vec![("user-data", user), ("network-config", network), ("meta-data", meta), ("vendor-data", vendor)],
+            "cidata",
+        ),
+    })
+}
+
+/// A file of the administrator instead of a generated one.
+fn snippet(ctx: &Context, own: &Properties, key: &str) -> Result<Option<String>> {
+    let Some(volume) = own.text(key) else { return Ok(None) };
+    let id: VolumeId = volume.parse().map_err(Error::new)?;
+    if storage::describe(ctx, &id)?.content != Content::Snippets {
+        crate::bail!("{volume} is not in the snippets directory");
+    }
+    let path = storage::path(ctx, &id)?;
+    std::fs::read_to_string(&path).map(Some).context(|| format!("unable to read '{}'", path.display()))
+}
+
+/// The VM's cloud-init drive, if it has one.
+pub fn drive(vmid: Vmid, part: &Part) -> Result<Option<Drive>> {
+    Ok(Vm::new(vmid, part).drives()?.into_iter().map(|(_, drive)| drive).find(Drive::is_cloudinit))
+}
+
+/// Writes the disc of a VM that has one. A running guest finds the new one in its drive.
+pub fn write(ctx: &Context, vmid: Vmid, config: &GuestConfig, log: &mut dyn FnMut(&str)) -> Result<()> {
+    let Some(drive) = drive(vmid, &config.current)? else { return Ok(()) };
+    let volume = drive.volume().ok_or_else(|| Error::new(format!("'{}' is no volume", drive.file)))?;
+    let (files, label) = files(ctx, vmid, &config.current)?;
+    if storage::info(ctx, &volume).is_err() {
+        // Restored without it, or taken away by hand: it holds nothing that cannot be made again.
+        let made = disks::allocate_cloudinit(ctx, vmid, &volume.storage)?;
+        if made != volume {
+            storage::free(ctx, &made)?;
+            crate::bail!("cloud-init volume '{volume}' does not exist");
+        }
+    }
+    let place = ctx.root.run("pve/cloudinit");
+    std::fs::create_dir_all(&place).context(|| place.display().to_string())?;
+    let directory = place.join(vmid.to_string());
+    let image = place.join(format!("{vmid}.iso"));
+    log("generating cloud-init ISO");
+    let outcome = burn(&directory, &image, &files, label).and_then(|()| fill(ctx, vmid, &drive, &volume, &image));
+    // Passwords must not stay behind; what is not there needs no removal.
+    let _ = std::fs::remove_dir_all(&directory);
+    let _ = std::fs::remove_file(&image);
+    outcome
+}
+
+fn burn(directory: &Path, image: &Path, files: &[(&str, String)], label: &str) -> Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    let place = || directory.display().to_string();
+    // What an interrupted run has left.
+    let _ = std::fs::remove_dir_all(directory);
+    std::fs::DirBuilder::new().mode(0o700).create(directory).context(place)?;
+    for (name, content) in files {
+        let path = directory.join(name);
+        std::fs::create_dir_all(path.parent().unwrap_or(directory)).context(place)?;
+        std::fs::write(&path, content).context(place)?;
+    }
+    let (image, tree) = (image.to_string_lossy(), directory.to_string_lossy());
+    let words = ["-quiet", "-iso-level", "3", "-J", "-R", "-V", label, "-o", &image, &tree];
+    command::run("genisoimage", &words).map(drop)
+}
+
+/// Copies the image into the volume; QEMU lets go of the old disc first.
+fn fill(ctx: &Context, vmid: Vmid, drive: &Drive, volume: &VolumeId, image: &Path) -> Result<()> {
+    let running = status::is_running(ctx, vmid);
+    let name = drive.slot.to_string();
+    if running {
+        Monitor::connect(ctx, vmid)?.execute("eject", json!({"id": name, "force": true}))?;
+    }
+    let path = storage::activate_volume(ctx, volume, None)?;
+    let format = storage::describe(ctx, volume)?.format;
+    let (from, to) = (image.to_string_lossy(), path.to_string_lossy());
+    let copied = command::run("qemu-img", &["convert", "-n", "-f", "raw", "-O", format.name(), &from, &to]);
+    if running {
+        let medium = json!({"id": name, "filename": path, "format": format.name()});
+        Monitor::connect(ctx, vmid)?.execute("blockdev-change-medium", medium)?;
+    }
+    copied.map(drop)
+}
