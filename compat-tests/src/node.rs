@@ -240,7 +240,8 @@ impl Node {
     /// Waits for the end of a task and gives back its `exitstatus`.
     #[track_caller]
     pub fn wait_task(&self, client: &Client, upid: &Value) -> String {
-        let upid = upid.as_str().unwrap_or_else(|| panic!("not a UPID: {upid}")).to_owned();
+        // The id of a task may have characters that a path has not.
+        let upid = upid.as_str().unwrap_or_else(|| panic!("not a UPID: {upid}")).replace('>', "%3E");
         let status = wait_for(&format!("end of {upid}"), 120, || {
             let status = client.get(&format!("/nodes/{NAME}/tasks/{upid}/status")).data();
             (status["status"] == "stopped").then_some(status)
