@@ -72,6 +72,9 @@ fn downloads_are_verified_and_never_replace_a_file() {
     let upid = download("good.iso", "/good.iso", &[]);
     assert!(node.wait_task(&admin, &upid).starts_with("refusing to override existing file '"));
     node.finish(&admin, &download("moved.iso", "/redirect", &[]));
+    node.finish(&admin, &download("halves.iso", "/halves.iso", &[]));
+    let halves = fs::read(node.path("var/lib/vz/template/iso/halves.iso")).unwrap();
+    assert!(halves.len() == 1_000_000 && halves[499_999] == 7 && halves[500_000] == 8, "the rest is asked for");
     node.finish(&admin, &download("packed.iso", "/packed.iso.gz", &[("compression", "gz")]));
     assert_eq!(fs::read(node.path("var/lib/vz/template/iso/packed.iso")).unwrap(), b"plain");
     for (file, from, text) in [
@@ -83,7 +86,7 @@ fn downloads_are_verified_and_never_replace_a_file() {
     }
     let wrong = [("checksum", "00"), ("checksum-algorithm", "md5")];
     assert!(node.wait_task(&admin, &download("bad.iso", "/good.iso", &wrong)).starts_with("checksum mismatch: got '"));
-    assert_eq!(names(&node, "var/lib/vz/template/iso"), ["good.iso", "moved.iso", "packed.iso"]);
+    assert_eq!(names(&node, "var/lib/vz/template/iso"), ["good.iso", "halves.iso", "moved.iso", "packed.iso"]);
 }
 
 fn sha256(bytes: &[u8]) -> String {
@@ -126,6 +129,17 @@ fn answer(mut stream: TcpStream) {
             (head("200 OK", 1_000_000, "Content-Type: application/x-iso9660-image; x=1\r\n"), vec![7; 1_000_000])
         }
         "/short.iso" => (head("200 OK", 1_000_000, ""), vec![7; 1000]),
+        // Sends the first half only, and the rest when asked for it.
+        "/halves.iso" => {
+            let range = request.lines().any(|line| line.eq_ignore_ascii_case("range: bytes=500000-"));
+            let same = request.lines().any(|line| line.eq_ignore_ascii_case("if-range: \"v1\""));
+            if range && same {
+                let more = "Content-Range: bytes 500000-999999/1000000\r\nETag: \"v1\"\r\n";
+                (head("206 Partial Content", 500_000, more), vec![8; 500_000])
+            } else {
+                (head("200 OK", 1_000_000, "ETag: \"v1\"\r\n"), vec![7; 500_000])
+            }
+        }
         "/redirect" => (head("302 Found", 0, "Location: /good.iso\r\n"), Vec::new()),
         "/packed.iso.gz" => {
             let packed = gzip(b"plain");

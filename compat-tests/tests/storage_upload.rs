@@ -77,6 +77,10 @@ fn uploads_arrive_whole_or_not_at_all() {
     let upid = upload(&admin, &[("content", "import")], "evil.qcow2", &evil).data();
     assert!(node.wait_task(&admin, &upid).contains("backing file not allowed for untrusted image"));
 
+    let upid = upload(&admin, &[("content", "snippets")], "user.yaml", b"#cloud-config").data();
+    node.finish(&admin, &upid);
+    assert_eq!(fs::read(node.path("var/lib/vz/snippets/user.yaml")).unwrap(), b"#cloud-config");
+
     let upid = upload(&admin, &[("content", "iso")], "my_image.iso", b"newer").data();
     node.finish(&admin, &upid);
     assert_eq!(fs::read(node.path("var/lib/vz/template/iso/my_image.iso")).unwrap(), b"newer");

@@ -3,21 +3,18 @@
 //!
 //! A URL may hold a secret, so no program is started with it as an argument.
 
+use super::receive::receive;
 use super::transfer::{Checksum, Incoming, Target};
 use crate::config::flat::FlatConfig;
 use crate::task::abort;
 use crate::{Context, Error, Result, Task, bail, error::ResultExt, file};
-use std::io::{Read, Write};
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use ureq::tls::{RootCerts, TlsConfig, TlsProvider};
 use ureq::{Agent, Proxy, http};
 
 /// A server that says nothing for so long has gone.
 const SILENCE: Duration = Duration::from_secs(60);
-
-/// How often the log tells how far a download is.
-const PROGRESS: Duration = Duration::from_secs(5);
 
 /// Where to fetch from, and how.
 pub struct Source {
@@ -90,7 +87,7 @@ impl Source {
             return check_existing(task, &place, wanted.checksum.as_ref());
         }
         let mut incoming = Incoming::create(target)?;
-        self.receive(task, &mut incoming.file).context(|| "download failed")?;
+        receive(&self.agent, &self.url, task, &mut incoming).context(|| "download failed")?;
         if let Some(checksum) = &wanted.checksum {
             checksum.verify(incoming.path(), &mut |line| task.log(line))?;
         }
@@ -115,20 +112,6 @@ impl Source {
         }
         answer.into_body().into_with_config().limit(largest).read_to_vec().map_err(failed)
     }
-
-    fn receive(&self, task: &Task, to: &mut impl Write) -> Result<()> {
-        let answer = self.agent.get(&self.url).call().map_err(|error| Error::new(error.to_string()))?;
-        if answer.status() != http::StatusCode::OK {
-            bail!("server answers '{}'", status_line(answer.status()));
-        }
-        let length = answer.body().content_length();
-        let mut from = Progress { from: answer.into_body().into_reader(), task, done: 0, length, told: Instant::now() };
-        super::transfer::copy(&mut from, to)?;
-        match length {
-            Some(length) if length != from.done => bail!("connection closed after {} of {length} bytes", from.done),
-            _ => Ok(()),
-        }
-    }
 }
 
 /// What else is asked of a download.
@@ -138,29 +121,6 @@ pub struct Wanted {
     pub checksum: Option<Checksum>,
     /// The file is served compressed: `gz`, `lzo`, `zst` or `bz2`.
     pub compression: Option<String>,
-}
-
-/// Tells the log from time to time how far it is.
-struct Progress<'a, R> {
-    from: R,
-    task: &'a Task<'a>,
-    done: u64,
-    length: Option<u64>,
-    told: Instant,
-}
-
-impl<R: Read> Read for Progress<'_, R> {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        let count = self.from.read(buffer)?;
-        self.done += count as u64;
-        if self.told.elapsed() >= PROGRESS {
-            self.told = Instant::now();
-            let percent = self.length.filter(|length| *length > 0).map(|length| self.done * 100 / length);
-            let percent = percent.map(|percent| format!(" ({percent}%)")).unwrap_or_default();
-            self.task.log(format!("{} MiB{percent}", self.done >> 20));
-        }
-        Ok(count)
-    }
 }
 
 fn check_existing(task: &Task, place: &std::path::Path, checksum: Option<&Checksum>) -> Result<()> {
@@ -209,7 +169,8 @@ fn decompress<'a>(task: &Task, target: &'a Target, packed: &Incoming, compressio
     }
 }
 
-fn status_line(status: http::StatusCode) -> String {
+/// A status as servers write it.
+pub(super) fn status_line(status: http::StatusCode) -> String {
     format!("{} {}", status.as_str(), status.canonical_reason().unwrap_or_default()).trim_end().to_owned()
 }
 

@@ -35,6 +35,7 @@ mod permission;
 pub mod pool;
 pub mod prune;
 pub mod rbd;
+mod receive;
 pub mod status;
 pub mod stream;
 #[cfg(test)]
@@ -108,6 +109,7 @@ pub fn driver_of(storage: &Storage) -> Result<&'static dyn Driver> {
 pub(crate) fn activated<'a>(ctx: &'a Context, id: &str) -> Result<(Storage<'a>, &'static dyn Driver)> {
     let storage = find_enabled(ctx, id)?;
     let driver = driver_of(&storage)?;
+    status::check_answers(ctx, id)?;
     driver.activate(&storage)?;
     Ok((storage, driver))
 }

@@ -134,6 +134,16 @@ fn unreachable(id: &str, since: i64) -> Error {
     Error::new(format!("storage '{id}' does not answer since {since}"))
 }
 
+/// Fails at once while a probe of this storage hangs, so that nobody else waits for it.
+pub(super) fn check_answers(ctx: &Context, id: &str) -> Result<()> {
+    match hanging().get(&key(ctx, id)) {
+        Some((answer, since)) if matches!(answer.try_recv(), Err(mpsc::TryRecvError::Empty)) => {
+            Err(unreachable(id, *since))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Begins a probe, unless an earlier one of this storage still hangs.
 fn start(ctx: &Context, id: String, entry: Entry) -> Result<Answer> {
     let key = key(ctx, &id);
@@ -169,5 +179,27 @@ fn wait(ctx: &Context, id: &str, answer: Answer, deadline: Instant) -> Result<Sp
             Err(unreachable(id, since))
         }
         Err(mpsc::RecvTimeoutError::Disconnected) => Err(Error::new(format!("the probe of storage '{id}' failed"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_waits_for_a_storage_that_hangs() {
+        let directory = tempfile::tempdir().unwrap();
+        let ctx = Context::for_test(directory.path());
+        let (sender, receiver) = mpsc::channel();
+        hanging().insert(key(&ctx, "local"), (receiver, 0));
+        let begin = Instant::now();
+        let state = probe(&ctx, "local").unwrap();
+        assert!(!state.active && state.reason.unwrap().contains("storage 'local' does not answer since 19"));
+        assert!(super::super::list(&ctx, "local", None, &[]).unwrap_err().message().contains("does not answer since"));
+        assert!(begin.elapsed() < DEADLINE, "no deadline is waited for twice");
+        // The server is back: its late answer counts for nothing, a new probe does.
+        sender.send(Ok(Space::default())).unwrap();
+        assert!(super::super::list(&ctx, "local", None, &[]).is_ok());
+        assert!(probe(&ctx, "local").unwrap().active);
     }
 }

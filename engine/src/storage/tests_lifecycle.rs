@@ -126,6 +126,17 @@ fn a_template_is_read_only_and_has_linked_clones() {
     assert!(node.holds(&base, 5));
     assert_eq!(linked_clones_of(&node.ctx, &base).unwrap(), [clone.name.clone()]);
     assert!(free(&node.ctx, &base).unwrap_err().message().contains("still in use by linked clones"));
+    let mut names: Vec<String> = std::thread::scope(|scope| {
+        let clone = || clone_linked(&node.ctx, &base, None, id(500)).unwrap().name;
+        let threads: Vec<_> = (0..20).map(|_| scope.spawn(clone)).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    names.sort();
+    names.dedup();
+    assert_eq!(names.len(), 20, "clones at the same time get names of their own");
+    for name in names {
+        free(&node.ctx, &VolumeId::new("store", name)).unwrap();
+    }
     let full = node.copy(&clone, None, Some(Format::Qcow2)).unwrap();
     assert_eq!(info(&node.ctx, &full).unwrap().parent, None);
     assert!(node.holds(&full, 6));

@@ -17,6 +17,13 @@ use rustix::io::Errno;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// How files begin that keep the first part of a download.
+const KEPT: &str = ".partial-";
+
+/// How long such a file is kept.
+const KEPT_TIME: Duration = Duration::from_secs(2 * 24 * 3600);
 
 /// How much is moved between two looks at whether the task is to stop.
 const CHUNK: usize = 1 << 20;
@@ -49,6 +56,8 @@ impl Target {
                 ("invalid filename or wrong extension", safe)
             }
             Content::Iso | Content::Vztmpl => ("wrong file extension", true),
+            // PVE takes no snippets. They are not executable, so they can serve guests but are no hook scripts.
+            Content::Snippets => ("invalid filename", !file.starts_with('.')),
             _ => return Err(Error::parameter("content", format!("upload content type '{content}' not allowed"))),
         };
         let Some(known) = known.filter(|_| good) else { return Err(Error::parameter("filename", text)) };
@@ -70,6 +79,11 @@ impl Target {
     /// The whole path.
     pub fn path(&self) -> PathBuf {
         self.directory.join(&self.file)
+    }
+
+    /// Where the first part of a download is kept.
+    fn kept_path(&self, key: &str) -> PathBuf {
+        self.directory.join(format!("{KEPT}{key}"))
     }
 
     /// How this node's hidden files begin; the number of the process that writes them follows.
@@ -220,6 +234,23 @@ impl<'a> Incoming<'a> {
         &self.path
     }
 
+    /// Takes over what an earlier download of the same bytes has left; `false` if there is nothing.
+    pub fn adopt(&mut self, key: &str) -> Result<bool> {
+        if fs::rename(self.target.kept_path(key), &self.path).is_err() {
+            return Ok(false);
+        }
+        self.reopen()?;
+        Ok(true)
+    }
+
+    /// Leaves the bytes for a later download of the same.
+    pub fn keep(&mut self, key: &str) -> Result<()> {
+        self.file.sync_data()?;
+        fs::rename(&self.path, self.target.kept_path(key))?;
+        self.placed = true;
+        Ok(())
+    }
+
     /// Looks at what a program has written under the hidden name.
     pub fn reopen(&mut self) -> Result<()> {
         self.file = File::options().read(true).write(true).open(&self.path)?;
@@ -261,7 +292,10 @@ fn remove_abandoned(target: &Target) {
     for entry in fs::read_dir(&target.directory).into_iter().flatten().flatten() {
         let name = entry.file_name();
         let pid = name.to_str().and_then(|name| name.strip_prefix(&prefix)?.split_once('-')?.0.parse().ok());
-        if pid.is_some_and(|pid| ProcessId::of(pid).is_none()) {
+        let is_kept = name.to_str().is_some_and(|name| name.starts_with(KEPT));
+        let age = entry.metadata().and_then(|metadata| metadata.modified()).ok().and_then(|time| time.elapsed().ok());
+        let expired = is_kept && age.is_some_and(|age| age > KEPT_TIME);
+        if expired || pid.is_some_and(|pid| ProcessId::of(pid).is_none()) {
             // Another process may be doing the same.
             let _ = fs::remove_file(entry.path());
         }
@@ -320,7 +354,9 @@ mod tests {
             let error = target(content, name).unwrap_err();
             assert_eq!(error.parameter_errors().unwrap().get("filename"), Some(text), "{name}");
         }
-        assert!(target(Content::Snippets, "a.yaml").unwrap_err().parameter_errors().is_some());
+        assert!(target(Content::Backup, "a.vma").unwrap_err().parameter_errors().is_some());
+        assert!(target(Content::Snippets, ".hidden").unwrap_err().parameter_errors().is_some());
+        assert!(target(Content::Snippets, "a.yaml").is_ok());
         fs::create_dir_all(directory.path().join("etc/pve")).unwrap();
         fs::write(directory.path().join("etc/pve/storage.cfg"), "dir: local\n\tpath /x\n\tcontent iso\n").unwrap();
         let error = target(Content::Vztmpl, "a.tar.zst").unwrap_err();
