@@ -65,7 +65,7 @@ fn the_installed_qemu_takes_what_is_planned_for_it() {
     let cases = [
         "machine: q35\nostype: l26\nscsihw: virtio-scsi-single\n\
          scsi0: local:7300/vm-7300-disk-0.qcow2,iothread=1,discard=on,ssd=1,serial=a%2Cb,queues=2,mbps_rd=1,iops_wr=10\n\
-         net0: virtio=BC:24:11:73:00:00,queues=2\nrng0: source=/dev/urandom\nagent: 1\nvga: virtio,memory=32\n",
+         net0: virtio=BC:24:11:73:00:00\nrng0: source=/dev/urandom\nagent: 1\nvga: virtio,memory=32\n",
         "scsihw: megasas\nscsi0: local:7300/vm-7300-disk-0.qcow2\nscsi5: local:7300/vm-7300-disk-1.raw,ro=1\n\
          virtio7: local:7300/vm-7300-disk-2.vmdk,cache=writeback\nsata5: local:7300/vm-7300-disk-3.qcow2\n\
          ide1: local:7300/vm-7300-disk-4.raw,model=x\nide2: none,media=cdrom\nvga: cirrus\nwatchdog: ib700\n",
@@ -73,7 +73,7 @@ fn the_installed_qemu_takes_what_is_planned_for_it() {
          localtime: 1\nagent: enabled=1,type=isa\nvga: vmware\nkeyboard: de\nnet0: rtl8139=BC:24:11:73:00:01\n",
         "scsi0: local:7300/vm-7300-disk-0.qcow2\nscsi8: local:7300/vm-7300-disk-1.raw\nvga: std,clipboard=vnc\n\
          net31: e1000e=BC:24:11:73:00:02\nivshmem: size=1,name=qopt7300\naudio0: device=intel-hda,driver=none\n",
-        "numa: 1\nsockets: 2\ncores: 2\nvcpus: 3\nmemory: 3072\nhotplug: cpu,memory,disk\ncpu: qemu64,flags=+aes\n\
+        "numa: 1\nsockets: 2\nvcpus: 1\nmemory: 3072\nhotplug: cpu,memory,disk\ncpu: qemu64,flags=+aes\n\
          balloon: 0\nvga: none\n",
         "machine: pc-i440fx-6.2\nostype: win10\nmeta: creation-qemu=6.2.0\nhotplug: 0\nvga: serial0\nserial0: socket\n\
          serial3: socket\nsmbios1: base64=1,serial=QSxC,uuid=11111111-2222-3333-4444-555555555555\n\

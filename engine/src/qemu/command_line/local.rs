@@ -14,7 +14,7 @@
 //! | firmware of `pve-edk2-firmware` | that of Debian's `ovmf` | it is the same |
 //! | `splash=…` | left out when the file is missing | QEMU would complain |
 //! | `aio=io_uring` | `aio=threads` where the kernel refuses io_uring | QEMU would not start |
-//! | SPICE | left out for virtio cards, refused for QXL | the distribution has it in a package of its own |
+//! | SPICE | left out with what hangs on it, refused for QXL | nobody serves its certificates and ports yet |
 
 use super::{Plan, board, firmware, local_check};
 use crate::host::{Host, QemuVersion};
@@ -70,6 +70,16 @@ pub fn localise(plan: &Plan, host: &Host, qemu: &QemuVersion, events: &str) -> R
             ("-spice", _) => drop(words.next()),
             ("-chardev", value) if value.starts_with("spicevmc") || value.starts_with("spiceport") => {
                 drop(words.next())
+            }
+            ("-device", value) if value.starts_with("usb-redir,chardev=usbredirchardev") => drop(words.next()),
+            // This watchdog sits on the ISA bus; PVE gives it a place on the other.
+            ("-device", value) if value.starts_with("ib700,") => {
+                words.next();
+                command.extend([word, "ib700".to_owned()]);
+            }
+            ("-audiodev", value) if value.starts_with("spice,") => {
+                words.next();
+                command.extend([word, value.replacen("spice,", "none,", 1)]);
             }
             ("-device", value) if orphans.iter().any(|port| value.starts_with(port)) => drop(words.next()),
             ("-device", value) if value.starts_with("qxl") => {
@@ -181,6 +191,15 @@ mod tests {
         assert_eq!((tap.name.as_str(), tap.queues, local.taps.len()), ("tap100i0", 2, 1));
         local.set_descriptors(&tap, &[5, 6]);
         assert_eq!(local.command[1], "type=tap,id=net0,vhost=on,fds=5:6");
+    }
+
+    #[test]
+    fn nothing_hangs_on_a_spice_that_is_left_out() {
+        let usb = ["-chardev", "spicevmc,id=usbredirchardev0,name=usbredir", "-device"];
+        let redirection = "usb-redir,chardev=usbredirchardev0,id=usbredirdev0,bus=xhci.0";
+        let sound = ["-audiodev", "spice,id=spice-backend0"];
+        let command = local(&[usb.as_slice(), &[redirection], &sound].concat()).command;
+        assert_eq!(command, ["-audiodev", "none,id=spice-backend0"]);
     }
 
     #[test]
