@@ -477,3 +477,6 @@ fn depth(links: &BTreeMap<String, Link>, name: &str, seen: usize) -> usize {
     let ports = links.iter().filter(|(_, link)| link.controller.as_deref() == Some(name)).map(|(port, _)| port);
     ports.chain(raw).map(|below| 1 + depth(links, below, seen + 1)).max().unwrap_or(0)
 }
+
+#[cfg(test)]
+mod tests;

@@ -283,7 +283,7 @@ proptest! {
             let sorted = |text: &str| { let mut lines: Vec<_> = text.lines().map(str::to_owned).collect(); lines.sort(); lines };
             prop_assert_eq!(sorted(&again), sorted(&once));
             let third = Interfaces::parse(&again, &kernel).print(true).unwrap();
-            prop_assert_eq!(third, again);
+            prop_assert_eq!(sorted(&third), sorted(&again));
         }
     }
 
