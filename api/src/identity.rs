@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 
 /// How long a verified credential is believed without looking again.
 const BELIEVED: Duration = Duration::from_secs(5);
+/// The files are looked at again after this time: under load not for each of a thousand requests in the same moment.
+const LOOKED: Duration = Duration::from_millis(1);
 /// How many are remembered.
 const LIMIT: usize = 1024;
 /// Files that decide about users, below `/etc/pve`.
@@ -27,6 +29,8 @@ pub struct Identities {
 #[derive(Debug, Default)]
 struct Known {
     stamp: Stamp,
+    /// When the files were last seen unchanged.
+    looked: Option<Instant>,
     users: HashMap<[u8; 32], (String, Instant)>,
 }
 
@@ -54,9 +58,15 @@ impl Identities {
 
     /// The identity, if it has just been verified.
     pub fn remembered(&self, ctx: &Context, credential: &Credential) -> Option<String> {
-        let known = self.known.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let (user, since) = known.users.get(&digest(credential))?;
-        (since.elapsed() < BELIEVED && known.stamp == stamp(ctx)).then(|| user.clone())
+        let digest = digest(credential);
+        let mut known = self.known.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let (user, since) = known.users.get(&digest)?;
+        let user = (since.elapsed() < BELIEVED).then(|| user.clone())?;
+        if known.looked.is_none_or(|looked| looked.elapsed() > LOOKED) {
+            let now = Instant::now();
+            known.looked = (known.stamp == stamp(ctx)).then_some(now);
+        }
+        known.looked.map(|_| user)
     }
 
     /// Remembers what the privileged daemon has verified.
@@ -69,6 +79,7 @@ impl Identities {
         if known.stamp != stamp {
             known.users.clear();
             known.stamp = stamp;
+            known.looked = None;
         }
         if known.users.len() >= LIMIT {
             known.users.retain(|_, (_, since)| since.elapsed() < BELIEVED);

@@ -2,7 +2,8 @@
 //!
 //! Facts: pve-http-server PVE/APIServer/AnyEvent.pm (`log_request`). Values that let somebody in are not written.
 
-use jiff::Zoned;
+use jiff::tz::TimeZone;
+use jiff::{Timestamp, Zoned};
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -24,6 +25,8 @@ pub struct AccessLog {
 struct Open {
     file: Option<File>,
     looked: Option<Instant>,
+    /// The second of the last line, and how it is written.
+    second: (i64, String),
 }
 
 /// What a line says.
@@ -47,13 +50,17 @@ pub struct Entry<'a> {
 impl AccessLog {
     /// A log in a file that need not exist yet.
     pub fn new(path: PathBuf) -> Self {
-        AccessLog { path, open: Mutex::new(Open { file: None, looked: None }) }
+        AccessLog { path, open: Mutex::new(Open { file: None, looked: None, second: (0, String::new()) }) }
     }
 
     /// Writes a line. A log that cannot be written must not stop the server.
     pub fn write(&self, entry: &Entry<'_>) {
-        let line = entry.line(&Zoned::now());
         let mut open = self.open.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let now = Timestamp::now();
+        if now.as_second() != open.second.0 {
+            open.second = (now.as_second(), clock(&now.to_zoned(TimeZone::system())));
+        }
+        let line = entry.line(&open.second.1);
         if open.looked.is_none_or(|looked| looked.elapsed() > LOOK) {
             open.looked = Some(Instant::now());
             if !self.is_current(open.file.as_ref()) {
@@ -73,12 +80,12 @@ impl AccessLog {
 }
 
 impl Entry<'_> {
-    fn line(&self, now: &Zoned) -> String {
+    fn line(&self, now: &str) -> String {
         format!(
             "{} - {} [{}] \"{} {} {}\" {} {}\n",
             self.address,
             self.user.map_or("-".into(), clean),
-            now.strftime("%d/%m/%Y:%H:%M:%S %z"),
+            now,
             clean(self.method),
             clean(&without_secrets(self.target)),
             self.version,
@@ -86,6 +93,11 @@ impl Entry<'_> {
             self.length.map_or("-".into(), |length| length.to_string()),
         )
     }
+}
+
+/// A moment as it stands in the log.
+fn clock(now: &Zoned) -> String {
+    now.strftime("%d/%m/%Y:%H:%M:%S %z").to_string()
 }
 
 /// Quotes, blanks and control characters would tear the line apart.
@@ -124,7 +136,7 @@ mod tests {
     #[test]
     fn lines_have_the_common_format() {
         let now: jiff::Timestamp = "2026-03-04T05:06:07Z".parse().unwrap();
-        let now = now.to_zoned(jiff::tz::TimeZone::UTC);
+        let now = clock(&now.to_zoned(TimeZone::UTC));
         assert_eq!(
             entry("/api2/json/version").line(&now),
             "10.0.0.1 - root@pam [04/03/2026:05:06:07 +0000] \"GET /api2/json/version HTTP/1.1\" 200 7\n"
