@@ -181,9 +181,10 @@ impl fmt::Display for Tool {
     }
 }
 
-/// The last line that says something.
+/// The last line that says something; `mount.cifs` ends with where to read more.
 fn last_line(text: &str) -> &str {
-    text.lines().rev().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default()
+    let says = |line: &&str| !line.is_empty() && !line.starts_with("Refer to the ");
+    text.lines().rev().map(str::trim).find(says).unwrap_or_default()
 }
 
 /// The Debian package that has a program.
