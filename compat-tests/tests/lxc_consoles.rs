@@ -30,6 +30,7 @@ fn terminals_lead_into_the_container() {
     socket.write_all(line.as_bytes()).unwrap();
     socket.expect("OK");
     socket.write_all(b"1:100:30:").unwrap();
+    socket.expect("/ # ");
     socket.type_text("echo $(hostname)-$((40+2))\n");
     socket.expect("CT8361-42");
     socket.type_text("exit\n");

@@ -92,7 +92,8 @@ fn clones_templates_and_moves() {
     pct(&node, "start 8343").ok();
     assert_eq!(pct(&node, "exec 8343 -- ls /root").ok(), "mark\n");
     for vmid in ["8343", "8342", "8341"] {
-        pct(&node, &format!("destroy {vmid} --force 1 --destroy-unreferenced-disks 1")).ok();
+        let gone = pct(&node, &format!("destroy {vmid} --force 1 --destroy-unreferenced-disks 1"));
+        assert_eq!(gone.code, 0, "{gone:?}");
     }
     for place in ["var/lib/vz/images", "second/images", "var/lib/lxc", "etc/pve/nodes/pve1/lxc"] {
         let left: Vec<_> = fs::read_dir(node.path(place)).into_iter().flatten().flatten().collect();
@@ -158,7 +159,7 @@ fn backups_come_back() {
     assert_eq!(disks.len(), 1, "{disks:?}");
     pct(&node, "start 8346").ok();
     assert_eq!(pct(&node, "exec 8346 -- ls /root").ok(), "");
-    pct(&node, "destroy 8346 --force 1").ok();
+    assert_eq!(pct(&node, "destroy 8346 --force 1").code, 0);
 }
 
 fn blob(layout: &Path, bytes: &[u8]) -> serde_json::Value {
@@ -207,7 +208,7 @@ fn application_images_start() {
         (said.stdout == "hello 0 /app\n").then_some(())
     });
     assert_ne!(pct(&node, "exec 8347 -- /bin/busybox ls /etc/inittab").code, 0);
-    pct(&node, "destroy 8347 --force 1").ok();
+    assert_eq!(pct(&node, "destroy 8347 --force 1").code, 0);
 
     // A blob that was changed on its way is refused, and nothing is left.
     let name = first_blob(&layout);

@@ -45,7 +45,7 @@ fn devices_come_and_go_while_the_container_runs() {
 
     pct(&node, "set 8351 --dev0 /dev/fuse,mode=0666").ok();
     assert_eq!(inside("stat -c %a /dev/fuse").ok(), "666\n");
-    assert_eq!(inside("sh -c 'exec 3<>/dev/fuse'").code, 0);
+    assert_eq!(node.run("pct", &["exec", "8351", "--", "sh", "-c", "exec 3<>/dev/fuse"]).code, 0);
     pct(&node, "set 8351 --env GREETING=hello").ok();
 
     pct(&node, "stop 8351").ok();
@@ -53,5 +53,5 @@ fn devices_come_and_go_while_the_container_runs() {
     assert_eq!(inside("cat /elsewhere/note").ok(), "from the host\n");
     assert_eq!(inside("ls /run/data").ok(), "lost+found\nx\n");
     assert!(inside("cat /proc/1/environ").ok().contains("GREETING=hello"));
-    pct(&node, "destroy 8351 --force 1").ok();
+    assert_eq!(pct(&node, "destroy 8351 --force 1").code, 0);
 }

@@ -99,6 +99,6 @@ fn killed_tools_leave_what_can_be_removed() {
         assert!(!run("config 8390").ok().contains("lock:"));
     }
     run("start 8390").ok();
-    run("destroy 8390 --force 1").ok();
+    assert_eq!(run("destroy 8390 --force 1").code, 0);
     assert_eq!(left(&node), Vec::<String>::new());
 }

@@ -142,10 +142,14 @@ fn set_addresses(init: ProcessId, old: Option<&Interface>, new: &Interface) -> R
     let name = new.name();
     for (family, address, gateway) in [("-4", "ip", "gw"), ("-6", "ip6", "gw6")] {
         let (before, after) = (old.and_then(|old| old.fixed_address(address)), new.fixed_address(address));
-        if before != after
-            && let Some(after) = after
-        {
-            ip_inside(init, &[family, "address", "replace", after, "dev", name])?;
+        if before != after {
+            // First out, then in: the kernel takes younger addresses of a network away together with its first one.
+            if let Some(before) = before {
+                ip_inside(init, &[family, "address", "delete", before, "dev", name])?;
+            }
+            if let Some(after) = after {
+                ip_inside(init, &[family, "address", "replace", after, "dev", name])?;
+            }
         }
         let (old_gateway, new_gateway) = (old.and_then(|old| old.get(gateway)), new.get(gateway));
         if let Some(wanted) = new_gateway.filter(|_| old_gateway != new_gateway || before != after) {
@@ -155,13 +159,8 @@ fn set_addresses(init: ProcessId, old: Option<&Interface>, new: &Interface) -> R
             if ip_inside(init, &words).is_err() {
                 ip_inside(init, &[&words[..], &["onlink"]].concat())?;
             }
-        } else if old_gateway.is_some() && new_gateway.is_none() {
+        } else if old_gateway.is_some() && new_gateway.is_none() && before == after {
             ip_inside(init, &[family, "route", "delete", "default", "dev", name])?;
-        }
-        if before != after
-            && let Some(before) = before
-        {
-            ip_inside(init, &[family, "address", "delete", before, "dev", name])?;
         }
     }
     Ok(())
