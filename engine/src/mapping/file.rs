@@ -2,9 +2,9 @@
 //!
 //! ```text
 //! fast-card
-//! 	description what it is
-//! 	map id=8086:10fb,node=pve1,path=0000:01:00.0
-//! 	map id=8086:10fb,node=pve2,path=0000:03:00.0
+//!     description what it is
+//!     map id=8086:10fb,node=pve1,path=0000:01:00.0
+//!     map id=8086:10fb,node=pve2,path=0000:03:00.0
 //!
 //! ```
 
