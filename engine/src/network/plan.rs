@@ -365,7 +365,7 @@ impl Planner<'_> {
                 .as_ref()
                 .and_then(|to| self.target.get(to))
                 .is_some_and(|to| matches!(to.kind, Kind::Bond(_)));
-            let is_up = !self.is_new(&name) && self.is_up(&name) && !(was_downed && !in_bond);
+            let is_up = !self.is_new(&name) && self.is_up(&name) && (in_bond || !was_downed);
             match link.up {
                 true if !is_up => self.push(Change::Up(name)),
                 false if is_up => self.push(Change::Down(name)),

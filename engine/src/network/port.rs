@@ -70,7 +70,7 @@ pub fn check(port: &Port) -> Result<()> {
     if !is_link_name(&port.name) {
         bail!("interface name '{}' is too long (max 15 character)", port.name);
     }
-    if port.tag.is_some_and(|tag| tag < 1 || tag > LAST_VLAN) {
+    if port.tag.is_some_and(|tag| !(1..=LAST_VLAN).contains(&tag)) {
         bail!("got strange vlan tag '{}'", port.tag.unwrap_or_default());
     }
     if open_vswitch::is_bridge(&port.bridge) {

@@ -120,8 +120,8 @@ fn by_drive(blocks: &Value) -> Value {
     let named = blocks.as_array().into_iter().flatten().filter_map(|block| {
         let text = |key: &str| block[key].as_str().filter(|text| !text.is_empty());
         let id = text("device").or_else(|| {
-            let parts = text("qdev")?.split('/');
-            parts.filter(|part| !part.is_empty() && *part != "virtio-backend").next_back()
+            let mut parts = text("qdev")?.split('/');
+            parts.rfind(|part| !part.is_empty() && *part != "virtio-backend")
         })?;
         Some((id.strip_prefix("drive-").unwrap_or(id).to_owned(), block["stats"].clone()))
     });

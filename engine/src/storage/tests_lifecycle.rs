@@ -124,7 +124,7 @@ fn a_template_is_read_only_and_has_linked_clones() {
     assert!(node.holds(&clone, 5));
     node.write(&clone, 6);
     assert!(node.holds(&base, 5));
-    assert_eq!(linked_clones_of(&node.ctx, &base).unwrap(), [clone.name.clone()]);
+    assert_eq!(linked_clones_of(&node.ctx, &base).unwrap(), std::slice::from_ref(&clone.name));
     assert!(free(&node.ctx, &base).unwrap_err().message().contains("still in use by linked clones"));
     let mut names: Vec<String> = std::thread::scope(|scope| {
         let clone = || clone_linked(&node.ctx, &base, None, id(500)).unwrap().name;

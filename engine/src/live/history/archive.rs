@@ -106,8 +106,7 @@ impl Archive {
             for row in minutes {
                 self.put(0, how, row)?;
             }
-            for ring in 1..RINGS.len() {
-                let (step, _) = RINGS[ring];
+            for (ring, &(step, _)) in RINGS.iter().enumerate().skip(1) {
                 // What was still going on when the last minutes were written is over now.
                 let mut begin = (first.div_euclid(step) - 1) * step;
                 while begin + step <= now {

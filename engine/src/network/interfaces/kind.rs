@@ -52,14 +52,14 @@ impl Interfaces {
             if iface.get("vlan-raw-device").is_none() {
                 iface.set("vlan-raw-device", raw);
             }
-            if id.trim_start_matches('0') != "" {
+            if !id.trim_start_matches('0').is_empty() {
                 iface.set("vlan-id", id);
             }
             let raw = iface.get("vlan-raw-device").unwrap_or(raw).to_owned();
             iface.exists = Some(self.raw_exists(&raw));
         } else if let Some(raw) = iface.get("vlan-raw-device").map(str::to_owned) {
             iface.kind = "vlan".into();
-            if is_numbered(name, "vlan") && name[4..].trim_start_matches('0') != "" {
+            if is_numbered(name, "vlan") && !name[4..].trim_start_matches('0').is_empty() {
                 iface.set("vlan-id", &name[4..]);
             }
             iface.exists = Some(self.raw_exists(&raw));

@@ -2,11 +2,11 @@
 //!
 //! ```text
 //! index: proxmox
-//! 	url http://download.proxmox.com/images/aplinfo-pve-9.dat
-//! 	keyring /usr/share/keyrings/proxmox-archive-keyring.gpg
+//!     url http://download.proxmox.com/images/aplinfo-pve-9.dat
+//!     keyring /usr/share/keyrings/proxmox-archive-keyring.gpg
 //! index: mine
-//! 	url /srv/templates/aplinfo.dat
-//! 	unsigned 1
+//!     url /srv/templates/aplinfo.dat
+//!     unsigned 1
 //! ```
 //! `url` is a URL or an absolute path; its signature lies beside it with the extension `.asc`, a URL is fetched with `.gz`.
 

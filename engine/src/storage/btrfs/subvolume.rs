@@ -5,7 +5,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// The inode of each subvolume's top directory. (Linux: BTRFS_FIRST_FREE_OBJECTID)
 const TOP_INODE: u64 = 256;
@@ -73,7 +73,7 @@ pub fn snapshots_of(path: &Path) -> Result<Vec<String>> {
 }
 
 /// The file system's count of changes when a subvolume was made.
-fn generation(path: &PathBuf) -> Result<u64> {
+fn generation(path: &Path) -> Result<u64> {
     let text = run_loud(&["subvolume", "show", "--"], path)?;
     let line = text.lines().find_map(|line| line.trim().strip_prefix("Gen at creation:"));
     Ok(line.and_then(|number| number.trim().parse().ok()).unwrap_or(0))
