@@ -13,7 +13,8 @@ pub const KEPT: usize = 8 * 1024;
 /// Whether these bytes are the machine's own refusal; our answers carry the server's name.
 pub fn is_refusal(answer: &[u8]) -> bool {
     let has = |text: &[u8]| memchr::memmem::find(answer, text).is_some();
-    answer.starts_with(b"HTTP/1.") && answer[8..].starts_with(b" 400 Bad Request\r\n") && !has(b"pve-api-daemon")
+    let refuses = answer.get(8..).is_some_and(|rest| rest.starts_with(b" 400 Bad Request\r\n"));
+    answer.starts_with(b"HTTP/1.") && refuses && !has(b"pve-api-daemon")
 }
 
 /// The answer to a head that could not be read.

@@ -136,25 +136,22 @@ fn unreachable(id: &str, since: i64) -> Error {
 
 /// Fails at once while a probe of this storage hangs, so that nobody else waits for it.
 pub(super) fn check_answers(ctx: &Context, id: &str) -> Result<()> {
-    match hanging().get(&key(ctx, id)) {
-        Some((answer, since)) if matches!(answer.try_recv(), Err(mpsc::TryRecvError::Empty)) => {
-            Err(unreachable(id, *since))
-        }
-        _ => Ok(()),
+    still_hangs(&mut hanging(), &key(ctx, id)).map_or(Ok(()), |since| Err(unreachable(id, since)))
+}
+
+/// Since when a probe hangs; one that has come to its end is forgotten.
+fn still_hangs(hanging: &mut BTreeMap<ProbeKey, (Answer, i64)>, key: &ProbeKey) -> Option<i64> {
+    let (answer, since) = hanging.get(key)?;
+    if let Err(mpsc::TryRecvError::Empty) = answer.try_recv() {
+        return Some(*since);
     }
+    hanging.remove(key);
+    None
 }
 
 /// Begins a probe, unless an earlier one of this storage still hangs.
 fn start(ctx: &Context, id: String, entry: Entry) -> Result<Answer> {
-    let key = key(ctx, &id);
-    let mut hanging = hanging();
-    if let Some((answer, since)) = hanging.get(&key) {
-        if let Err(mpsc::TryRecvError::Empty) = answer.try_recv() {
-            return Err(unreachable(&id, *since));
-        }
-        hanging.remove(&key);
-    }
-    drop(hanging);
+    check_answers(ctx, &id)?;
     let (sender, receiver) = mpsc::channel();
     let ctx = ctx.clone();
     std::thread::spawn(move || {
