@@ -272,6 +272,8 @@ impl Drop for Node {
         self.end_guests();
         kill(self.proxy.take());
         kill(self.daemon.take());
+        // Images of templates are immutable, and there may be none.
+        let _ = Command::new("chattr").args(["-R", "-f", "-i"]).arg(self.root()).stderr(Stdio::null()).status();
     }
 }
 
