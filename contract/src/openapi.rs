@@ -217,7 +217,8 @@ fn schema(value: &Schema) -> Value {
     let (default, odd_default) = defaults(value);
     copy("default", default);
     copy("x-default", odd_default);
-    copy("enum", value.enumeration.as_ref().map(|words| json!(words)));
+    let words = |words: &Vec<String>| words.iter().chain(&value.added_enumeration).map(|word| json!(word)).collect();
+    copy("enum", value.enumeration.as_ref().map(words));
     copy("minimum", value.minimum.as_ref().map(|limit| json!(limit)));
     copy("maximum", value.maximum.as_ref().map(|limit| json!(limit)));
     copy("minLength", value.min_length.map(|limit| json!(limit)));

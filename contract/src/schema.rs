@@ -103,6 +103,9 @@ pub struct Schema {
     /// The allowed texts.
     #[serde(rename = "enum", skip_serializing_if = "Option::is_none")]
     pub enumeration: Option<Vec<String>>,
+    /// Texts that only Ferrovisor allows besides those; the dump leaves them out.
+    #[serde(rename = "added-enum", skip_serializing_if = "Vec::is_empty")]
+    pub added_enumeration: Vec<String>,
     /// Pattern for the whole text.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pattern: Option<String>,
@@ -195,12 +198,13 @@ impl Schema {
     }
 }
 
-/// Removes `doc` where it is ours and not the name of a property.
+/// Removes `doc` and `added-enum` where they are ours and not the names of properties.
 fn strip_docs(value: &mut Value, names: bool) {
     match value {
         Value::Object(map) => {
             if !names {
                 map.remove("doc");
+                map.remove("added-enum");
             }
             for (key, member) in map {
                 if names || !matches!(key.as_str(), "default" | "enum") {

@@ -312,7 +312,7 @@ fn check_text(text: &str, schema: &Schema, path: &str) -> Result<(), String> {
     }
     check_bounds(text, schema)?;
     match &schema.enumeration {
-        Some(words) if !words.iter().any(|word| word == text) => {
+        Some(words) if !words.iter().chain(&schema.added_enumeration).any(|word| word == text) => {
             Err(format!("value '{text}' does not have a value in the enumeration '{}'", words.join(", ")))
         }
         _ => Ok(()),
