@@ -68,6 +68,9 @@ pub fn destroy(task: &Task, runtime: &dyn Runtime, vmid: Vmid, options: Destroy)
         storage::free(ctx, id).context(|| format!("unable to remove volume '{id}'"))?;
         task.log(format!("removed volume '{id}'"));
     }
+    if options.unreferenced {
+        storage::remove_abandoned(ctx, vmid)?;
+    }
     remove_directory(ctx, vmid)?;
     access::remove_guest(ctx, vmid)?;
     remove_file(&ctx.root.etc_pve(&format!("firewall/{vmid}.fw")))?;

@@ -19,6 +19,7 @@ use super::volume::{MountPoint, Source};
 use crate::storage::{self, VolumeId};
 use crate::{Context, Error, Result, Vmid, command, error::ResultExt};
 use rustix::fs::{CWD, Mode, OFlags};
+use rustix::io::Errno;
 use rustix::mount::{
     MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount, mount_bind,
     mount_bind_recursive, mount_change, mount_remount, move_mount, open_tree, unmount,
@@ -28,6 +29,7 @@ use std::fs;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 /// Runs `work` in a mount namespace of this thread's own and comes back. Programs and monitors that are started
 /// meanwhile keep the namespace; without any it ends here with all its mounts.
@@ -48,6 +50,10 @@ pub fn in_own_namespace<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
     result
 }
 
+/// How long a thread that `work` started and joined may take to end in the kernel, too. While it shares its working
+/// directory with the thread that started it, that one cannot change its namespace (setns(2): EINVAL).
+const LAST_THREAD: Duration = Duration::from_secs(60);
+
 /// The way back into the namespace that a thread came from, also when the work panics.
 struct Back {
     namespace: OwnedFd,
@@ -57,7 +63,13 @@ struct Back {
 impl Drop for Back {
     fn drop(&mut self) {
         let kind = Some(LinkNameSpaceType::Mount);
-        move_into_link_name_space(self.namespace.as_fd(), kind).expect("the thread was in this namespace before");
+        let given_up = Instant::now() + LAST_THREAD;
+        loop {
+            match move_into_link_name_space(self.namespace.as_fd(), kind) {
+                Err(Errno::INVAL) if Instant::now() < given_up => std::thread::sleep(Duration::from_millis(1)),
+                moved => break moved.expect("the thread was in this namespace before"),
+            }
+        }
         if let Some(directory) = &self.directory {
             // The directory may have been removed; then nobody can work in it any more.
             let _ = rustix::process::fchdir(directory);

@@ -65,6 +65,7 @@ pub fn destroy(task: &Task, vmid: Vmid, how: &Destroy) -> Result<()> {
     let mut volumes = owned_volumes(ctx, vmid, &config);
     if how.unreferenced {
         volumes.extend(storage::owned_by(ctx, vmid)?.into_iter().map(|volume| volume.id));
+        storage::remove_abandoned(ctx, vmid)?;
     }
     for volume in volumes {
         match storage::free(ctx, &volume) {

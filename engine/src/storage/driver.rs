@@ -205,6 +205,10 @@ pub trait Driver: Sync {
     /// Removes a volume. One that is gone already is no error.
     fn free(&self, storage: &Storage, name: &str) -> Result<()>;
 
+    /// Removes what killed processes have left of a guest's volumes without anybody listing it. What cannot be removed
+    /// now is removed by whoever comes next.
+    fn remove_abandoned(&self, _storage: &Storage, _vmid: Vmid) {}
+
     /// Makes a volume larger. The guest must not be running, or must not use it.
     fn resize(&self, storage: &Storage, name: &str, size: u64) -> Result<()>;
 

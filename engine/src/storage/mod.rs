@@ -196,14 +196,32 @@ pub fn list(ctx: &Context, id: &str, vmid: Option<Vmid>, contents: &[Content]) -
 /// All images that belong to a guest, on all usable storages of this node.
 pub fn owned_by(ctx: &Context, vmid: Vmid) -> Result<Vec<Volume>> {
     let mut volumes = Vec::new();
-    for (id, entry) in config(ctx)?.entries() {
-        let holds_images = entry.has_content(Content::Images) || entry.has_content(Content::Rootdir);
-        let works = entry.known_kind().is_some_and(|kind| kind.driver.is_some());
-        if holds_images && works && !entry.is_disabled() && entry.is_on_node(&ctx.node) {
-            volumes.extend(list(ctx, id, Some(vmid), &[Content::Images, Content::Rootdir])?);
-        }
+    for id in with_images(ctx)? {
+        volumes.extend(list(ctx, &id, Some(vmid), &[Content::Images, Content::Rootdir])?);
     }
     Ok(volumes)
+}
+
+/// Removes what killed processes have left of a guest that is being destroyed, on all usable storages of this node. One
+/// that is not there now keeps it.
+pub fn remove_abandoned(ctx: &Context, vmid: Vmid) -> Result<()> {
+    for id in with_images(ctx)? {
+        if let Ok((storage, driver)) = activated(ctx, &id) {
+            driver.remove_abandoned(&storage, vmid);
+        }
+    }
+    Ok(())
+}
+
+/// The usable storages of this node that may hold images of guests.
+fn with_images(ctx: &Context) -> Result<Vec<String>> {
+    let config = config(ctx)?;
+    let usable = config.entries().filter(|(_, entry)| {
+        let holds_images = entry.has_content(Content::Images) || entry.has_content(Content::Rootdir);
+        let works = entry.known_kind().is_some_and(|kind| kind.driver.is_some());
+        holds_images && works && !entry.is_disabled() && entry.is_on_node(&ctx.node)
+    });
+    Ok(usable.map(|(id, _)| id.to_owned()).collect())
 }
 
 /// Fails unless the storage may hold a content type and can be used here. `content` is the word of `storage.cfg`.

@@ -209,6 +209,10 @@ impl Driver for Btrfs {
         Ok(())
     }
 
+    fn remove_abandoned(&self, storage: &Storage, vmid: Vmid) {
+        DIRECTORY.remove_abandoned(storage, vmid);
+    }
+
     fn resize(&self, storage: &Storage, name: &str, size: u64) -> Result<()> {
         let Some(image) = subvolume_image(name)? else { return DIRECTORY.resize(storage, name, size) };
         if image.format == Format::Subvol {

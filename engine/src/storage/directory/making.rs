@@ -65,7 +65,7 @@ impl Making {
         base: Option<(Vmid, String)>,
         named: Option<&str>,
     ) -> Result<Self> {
-        let directory = storage.entry.content_directory(Content::Images)?.join(vmid.to_string());
+        let directory = guest_directory(storage, vmid)?;
         remove_abandoned(storage, &directory);
         let _lock = storage.lock()?;
         let taken = taken(&directory)?;
@@ -208,8 +208,23 @@ fn owner(storage: &Storage, name: &str) -> Option<ProcessId> {
     Some(ProcessId { pid: pid.parse().ok()?, start: start.parse().ok()? })
 }
 
+/// Where a guest's images lie.
+fn guest_directory(storage: &Storage, vmid: Vmid) -> Result<PathBuf> {
+    Ok(storage.entry.content_directory(Content::Images)?.join(vmid.to_string()))
+}
+
+/// Removes what killed processes of this node have left of a guest: hidden entries, and the directory if it is empty.
+pub fn remove_abandoned_of(storage: &Storage, vmid: Vmid) {
+    let Ok(directory) = guest_directory(storage, vmid) else { return };
+    remove_abandoned(storage, &directory);
+    if let Ok(_lock) = storage.lock() {
+        // Fails, as wanted, while something is in it.
+        let _ = fs::remove_dir(directory);
+    }
+}
+
 /// Removes what killed processes of this node have left in a guest's directory.
-pub fn remove_abandoned(storage: &Storage, directory: &Path) {
+fn remove_abandoned(storage: &Storage, directory: &Path) {
     for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
         let name = entry.file_name();
         if name.to_str().and_then(|name| owner(storage, name)).is_some_and(|process| !process.is_alive()) {

@@ -233,6 +233,10 @@ impl<M: Mount> Driver for FileDriver<M> {
         images::free(storage, &name.parse()?)
     }
 
+    fn remove_abandoned(&self, storage: &Storage, vmid: Vmid) {
+        making::remove_abandoned_of(storage, vmid);
+    }
+
     fn resize(&self, storage: &Storage, name: &str, size: u64) -> Result<()> {
         images::resize(storage, &name.parse()?, size)
     }
