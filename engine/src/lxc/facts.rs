@@ -2,7 +2,7 @@
 
 use super::cgroup::{self, Hierarchies};
 use super::monitor;
-use super::plan::{Bridge, Device, Facts, LXC_CONFIG, passed_devices};
+use super::plan::{AppArmor, Bridge, Device, Facts, LXC_CONFIG, passed_devices};
 use crate::config::guest::Part;
 use crate::{Context, Result, Vmid, error::ResultExt};
 use rustix::fs::FileType;
@@ -22,7 +22,7 @@ pub fn of_host(ctx: &Context, vmid: Vmid, part: &Part) -> Result<Facts> {
         monitor_group: cgroup::monitor_group(ctx, vmid),
         swap_accounting: swap_file.is_none_or(|file| file.exists()),
         hierarchies,
-        apparmor: fs::read("/sys/module/apparmor/parameters/enabled").is_ok_and(|text| text.starts_with(b"Y")),
+        apparmor: apparmor(Path::new("/")),
         includes: names(Path::new(LXC_CONFIG)),
         seccomp_base: fs::read_to_string(format!("{LXC_CONFIG}/common.seccomp")).ok(),
         bridges: bridges(ctx),
@@ -34,6 +34,19 @@ pub fn of_host(ctx: &Context, vmid: Vmid, part: &Part) -> Result<Facts> {
 /// liblxc's log of a container's last start.
 pub fn log_file(ctx: &Context, vmid: Vmid) -> PathBuf {
     ctx.root.run(&format!("pve/ct-{vmid}.log"))
+}
+
+/// What the kernel restricts and the installed parser can compile: versions before 4.0, which came with the rules of its
+/// name, know neither message queues nor user namespaces.
+fn apparmor(root: &Path) -> Option<AppArmor> {
+    let enabled =
+        fs::read(root.join("sys/module/apparmor/parameters/enabled")).is_ok_and(|text| text.starts_with(b"Y"));
+    let features = root.join("sys/kernel/security/apparmor/features");
+    let parser = root.join("etc/apparmor.d/abi/4.0").exists();
+    let has = |feature: &str| parser && features.join(feature).exists();
+    let found =
+        || AppArmor { message_queues: has("ipc/posix_mqueue"), user_namespaces: has("namespaces/userns_create") };
+    enabled.then(found)
 }
 
 fn names(directory: &Path) -> BTreeSet<String> {
@@ -80,4 +93,26 @@ fn devices(part: &Part) -> Result<BTreeMap<String, Device>> {
         found.insert(device.path, Device { block, major, minor });
     }
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{AppArmor, apparmor};
+    use std::fs;
+
+    #[test]
+    fn profiles_name_only_what_kernel_and_parser_know() {
+        let root = tempfile::tempdir().unwrap();
+        let write = |path: &str, text: &str| {
+            let path = root.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        assert_eq!(apparmor(root.path()), None);
+        write("sys/module/apparmor/parameters/enabled", "Y\n");
+        write("sys/kernel/security/apparmor/features/namespaces/userns_create", "");
+        assert_eq!(apparmor(root.path()), Some(AppArmor::default()), "Debian 12's parser");
+        write("etc/apparmor.d/abi/4.0", "");
+        assert_eq!(apparmor(root.path()), Some(AppArmor { message_queues: false, user_namespaces: true }));
+    }
 }

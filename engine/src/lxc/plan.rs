@@ -35,8 +35,8 @@ pub struct Facts {
     pub hierarchies: Hierarchies,
     /// Whether swap is counted (legacy hierarchies may lack it).
     pub swap_accounting: bool,
-    /// Whether AppArmor is on.
-    pub apparmor: bool,
+    /// AppArmor, if it is on.
+    pub apparmor: Option<AppArmor>,
     /// Files below [`LXC_CONFIG`].
     pub includes: BTreeSet<String>,
     /// liblxc's general system call filter, if it is installed.
@@ -47,6 +47,16 @@ pub struct Facts {
     pub cpus: Vec<u32>,
     /// Device nodes that are passed through, by path.
     pub devices: BTreeMap<String, Device>,
+}
+
+/// Kinds of access that a profile may have to allow. Older parsers refuse to read a profile that names them, and do not
+/// restrict them either.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct AppArmor {
+    /// Whether POSIX message queues are restricted.
+    pub message_queues: bool,
+    /// Whether the creation of user namespaces is restricted.
+    pub user_namespaces: bool,
 }
 
 /// A bridge of the host.
@@ -194,19 +204,23 @@ fn apparmor(plan: &mut Plan, part: &Part, facts: &Facts, features: &Features) {
     if part.raw.iter().any(|(key, _)| key == "lxc.apparmor.profile") {
         return;
     }
-    if !facts.apparmor {
+    let Some(apparmor) = facts.apparmor else {
         if features.flag("nesting") {
             // Mounting /proc and /sys again is only allowed where an uncovered one can be seen.
             plan.line("lxc.mount.entry", "proc dev/.lxc/proc proc create=dir,optional 0 0");
             plan.line("lxc.mount.entry", "sys dev/.lxc/sys sysfs create=dir,optional 0 0");
         }
         return;
-    }
+    };
     plan.line("lxc.apparmor.profile", "generated");
-    plan.line("lxc.apparmor.raw", "allow mqueue,");
+    if apparmor.message_queues {
+        plan.line("lxc.apparmor.raw", "allow mqueue,");
+    }
     if features.flag("nesting") {
         plan.line("lxc.apparmor.allow_nesting", 1);
-        plan.line("lxc.apparmor.raw", "allow userns,");
+        if apparmor.user_namespaces {
+            plan.line("lxc.apparmor.raw", "allow userns,");
+        }
     } else {
         plan.line("lxc.apparmor.raw", "deny mount -> /proc/,");
         plan.line("lxc.apparmor.raw", "deny mount -> /sys/,");

@@ -33,7 +33,7 @@ fn unified() -> Facts {
             unified: Some("/sys/fs/cgroup".into()),
             unified_controllers: ["cpu", "cpuset", "memory", "io", "pids"].map(str::to_owned).into(),
         },
-        apparmor: true,
+        apparmor: Some(AppArmor { message_queues: true, user_namespaces: true }),
         bridges: [("vmbr0".to_owned(), Bridge { mtu: 9000, vlan_aware: true })].into(),
         devices: [("/dev/ttyUSB0".to_owned(), Device { block: false, major: 188, minor: 0 })].into(),
         ..legacy()
