@@ -43,6 +43,10 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use watch::Watch;
 
+/// The stack of the daemon's own threads. They ask storages and guests, which may lead anywhere; what is not touched costs
+/// no memory.
+pub(crate) const STACK: usize = 2 << 20;
+
 /// How often load is measured.
 const MEASURE: Duration = Duration::from_secs(10);
 
@@ -141,7 +145,7 @@ pub fn start(ctx: &Context) -> Result<Arc<Live>> {
     let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
     let begin = |name: &str, work: fn(&Arc<Shared>, &OwnedFd)| {
         let (shared, stop) = (shared.clone(), stop.clone());
-        let thread = std::thread::Builder::new().name(name.into()).stack_size(256 * 1024);
+        let thread = std::thread::Builder::new().name(name.into()).stack_size(STACK);
         thread.spawn(move || work(&shared, &stop)).context(|| "unable to start a thread")
     };
     let threads = vec![begin("live", follow)?, begin("machines", ask_machines)?];

@@ -85,5 +85,5 @@ fn begin(shared: &Arc<Shared>, stamp: Stamp) -> bool {
         state.is_asking = false;
         shared.storages.answered.notify_all();
     };
-    std::thread::Builder::new().name("storages".into()).stack_size(256 * 1024).spawn(ask).is_ok()
+    std::thread::Builder::new().name("storages".into()).stack_size(super::STACK).spawn(ask).is_ok()
 }

@@ -15,6 +15,7 @@ use crate::{Context, Error, Result, Vmid, lock};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// A configured storage on this node.
 pub struct Storage<'a> {
@@ -155,6 +156,11 @@ pub trait Driver: Sync {
     /// Undoes what activation did (unmounts, logs out).
     fn deactivate(&self, _storage: &Storage) -> Result<()> {
         Ok(())
+    }
+
+    /// How long it may take to become ready and say how full it is, before it counts as one that hangs.
+    fn patience(&self) -> Duration {
+        super::status::DEADLINE
     }
 
     /// How full it is.

@@ -16,7 +16,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 /// How long a storage may take to answer. (PVE: Storage/Plugin.pm, status)
-const DEADLINE: Duration = Duration::from_secs(2);
+pub(super) const DEADLINE: Duration = Duration::from_secs(2);
+
+/// How long tools of this machine may take that look at its own disks: a busy machine is no dead server.
+pub(super) const LOCAL_TOOLS: Duration = Duration::from_secs(15);
 
 /// How long a storage may take when it is made.
 const FIRST_USE: Duration = Duration::from_secs(40);
@@ -68,7 +71,7 @@ pub fn probe(ctx: &Context, id: &str) -> Result<StorageStatus> {
     Ok(probe_entries(ctx, vec![(id.to_owned(), entry)]).remove(0))
 }
 
-/// Asks storages side by side; all of them together take no longer than the deadline.
+/// Asks storages side by side; all of them together take no longer than the most patient deadline.
 pub fn probe_entries(ctx: &Context, entries: Vec<(String, Entry)>) -> Vec<StorageStatus> {
     probe_within(ctx, entries, DEADLINE)
 }
@@ -79,20 +82,22 @@ pub fn try_entry(ctx: &Context, id: &str, entry: &Entry) -> StorageStatus {
 }
 
 fn probe_within(ctx: &Context, entries: Vec<(String, Entry)>, patience: Duration) -> Vec<StorageStatus> {
-    let deadline = Instant::now() + patience;
+    let begin = Instant::now();
     let waiting: Vec<_> = entries
         .into_iter()
         .map(|(id, entry)| {
             let status = configured(ctx, &id, &entry);
+            let driver = entry.known_kind().and_then(|kind| kind.driver);
+            let patience = driver.map_or(patience, |driver| driver.patience().max(patience));
             let answer = status.enabled.then(|| start(ctx, id, entry));
-            (status, answer)
+            (status, answer, patience)
         })
         .collect();
     waiting
         .into_iter()
-        .map(|(mut status, answer)| {
+        .map(|(mut status, answer, patience)| {
             let Some(answer) = answer else { return status };
-            match answer.and_then(|answer| wait(ctx, &status.id, answer, deadline)) {
+            match answer.and_then(|answer| wait(ctx, &status.id, answer, begin, patience)) {
                 Ok(space) => {
                     status.active = true;
                     (status.total, status.used, status.avail) = (space.total, space.used, space.avail);
@@ -167,11 +172,11 @@ fn measure(storage: &Storage) -> Result<Space> {
     driver.space(storage)
 }
 
-fn wait(ctx: &Context, id: &str, answer: Answer, deadline: Instant) -> Result<Space> {
-    match answer.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+fn wait(ctx: &Context, id: &str, answer: Answer, begin: Instant, patience: Duration) -> Result<Space> {
+    match answer.recv_timeout(patience.saturating_sub(begin.elapsed())) {
         Ok(space) => space,
         Err(mpsc::RecvTimeoutError::Timeout) => {
-            let since = ctx.clock.now() - i64::try_from(DEADLINE.as_secs()).unwrap_or(0);
+            let since = ctx.clock.now() - i64::try_from(begin.elapsed().as_secs()).unwrap_or(0);
             hanging().insert(key(ctx, id), (answer, since));
             Err(unreachable(id, since))
         }
@@ -182,6 +187,17 @@ fn wait(ctx: &Context, id: &str, answer: Answer, deadline: Instant) -> Result<Sp
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A daemon on a machine with LVM once ended here, with its stack overflown.
+    #[test]
+    fn a_probe_that_hangs_fits_the_stack_of_the_daemons_threads() {
+        let directory = tempfile::tempdir().unwrap();
+        let ctx = Context::for_test(directory.path());
+        let (_sender, receiver) = mpsc::channel();
+        hanging().insert(key(&ctx, "local"), (receiver, 0));
+        let probing = std::thread::Builder::new().stack_size(crate::live::STACK).spawn(move || all(&ctx).unwrap());
+        assert!(probing.unwrap().join().unwrap()[0].reason.is_some());
+    }
 
     #[test]
     fn nobody_waits_for_a_storage_that_hangs() {

@@ -12,6 +12,7 @@ use crate::storage::{self, pool};
 use crate::tool::Tool;
 use crate::{Context, Error, Result, ResultExt, Vmid, bail};
 use std::path::PathBuf;
+use std::time::Duration;
 
 const BOTH: &[Format] = &[Format::Raw, Format::Qcow2];
 const QCOW2: &[Format] = &[Format::Qcow2];
@@ -86,6 +87,10 @@ impl Driver for Lvm {
             .args(["-aln", "--", group])
             .run(storage.ctx)
             .context(|| format!("can't deactivate VG '{group}'"))
+    }
+
+    fn patience(&self) -> Duration {
+        crate::storage::status::LOCAL_TOOLS
     }
 
     fn space(&self, storage: &Storage) -> Result<Space> {

@@ -13,6 +13,7 @@ use crate::storage::volume::{Format, NewVolume, Volume, VolumeInfo};
 use crate::tool::Tool;
 use crate::{Error, Result, ResultExt, Vmid, bail};
 use std::path::PathBuf;
+use std::time::Duration;
 
 const RAW: &[Format] = &[Format::Raw];
 
@@ -107,6 +108,10 @@ impl Driver for LvmThin {
     fn activate(&self, storage: &Storage) -> Result<()> {
         group_report(storage)?;
         activate_member(storage, pool_name(storage)?)
+    }
+
+    fn patience(&self) -> Duration {
+        crate::storage::status::LOCAL_TOOLS
     }
 
     fn space(&self, storage: &Storage) -> Result<Space> {

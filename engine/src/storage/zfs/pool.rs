@@ -116,6 +116,10 @@ impl Driver for ZfsPool {
         run(storage, &["mount", "-a"]).map_err(failed)
     }
 
+    fn patience(&self) -> Duration {
+        crate::storage::status::LOCAL_TOOLS
+    }
+
     fn space(&self, storage: &Storage) -> Result<Space> {
         dataset::space(storage)
     }
