@@ -5,6 +5,7 @@
 
 mod client;
 pub mod console;
+pub mod debian;
 pub mod guest;
 pub mod lab;
 mod node;
@@ -12,6 +13,7 @@ pub mod process;
 pub mod python;
 mod seed;
 pub mod serial;
+pub mod visitor;
 mod web;
 
 pub mod wire;

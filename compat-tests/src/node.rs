@@ -242,7 +242,7 @@ impl Node {
     pub fn wait_task(&self, client: &Client, upid: &Value) -> String {
         // The id of a task may have characters that a path has not.
         let upid = upid.as_str().unwrap_or_else(|| panic!("not a UPID: {upid}")).replace('>', "%3E");
-        let status = wait_for(&format!("end of {upid}"), 120, || {
+        let status = wait_for(&format!("end of {upid}"), 300, || {
             let status = client.get(&format!("/nodes/{NAME}/tasks/{upid}/status")).data();
             (status["status"] == "stopped").then_some(status)
         });

@@ -179,6 +179,13 @@ impl Host {
         self.replaced_flag("io_uring").unwrap_or_else(probe_io_uring)
     }
 
+    /// Whether the installed QEMU has SPICE; distributions keep it in a module of its own.
+    pub fn has_spice(&self) -> bool {
+        let module =
+            || Path::new(&format!("/usr/lib/{}-linux-gnu/qemu/ui-spice-core.so", std::env::consts::ARCH)).exists();
+        self.replaced_flag("spice").unwrap_or_else(module)
+    }
+
     /// The name of the host as iSCSI initiator.
     pub fn iscsi_initiator(&self) -> Option<String> {
         if self.overrides.contains_key("iscsi_initiator") {

@@ -121,6 +121,9 @@ pub fn run(ctx: &Context, verb: Verb, template: &str, params: Map<String, Value>
 
 fn call(ctx: &Context, method: &'static Method, params: Map<String, Value>) -> Result<Reply> {
     let handler = handler(method.verb, method.template).ok_or_else(|| not_implemented(method.verb, method.template))?;
+    if method.template.starts_with("/nodes/{node}/qemu") {
+        crate::qemu::recovery::before(ctx, &params);
+    }
     handler(&Call { ctx, method, params: Params::verified(params) })
 }
 

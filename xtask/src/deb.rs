@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Programs that are files of their own. The links of [`TOOLS`] come from the program itself.
-const PROGRAMS: &[&str] = &["pvedaemon", "pveproxy", "qm", "pct", "pvesh", TOOLS];
+const PROGRAMS: &[&str] = &["pvedaemon", "pveproxy", "spiceproxy", "qm", "pct", "pvesh", TOOLS];
 
 /// The smaller tools in one program.
 const TOOLS: &str = "ferrovisor-tools";

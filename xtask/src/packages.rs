@@ -48,10 +48,11 @@ const GUESTS: &[&str] = &[
     "gpg",
     "gpg-agent",
     "docker-registry",
+    "spice-client-gtk",
 ];
 
 /// To build and run the machines of the lab.
-const LAB: &[&str] = &["mmdebstrap", "openssh-client", "busybox-static", "cpio"];
+const LAB: &[&str] = &["mmdebstrap", "openssh-client", "busybox-static", "cpio", "gdisk"];
 
 /// Installs what is missing to build, run and test.
 pub fn ensure() -> Outcome {

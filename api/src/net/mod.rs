@@ -2,6 +2,7 @@
 
 pub mod addresses;
 pub mod connection;
+pub mod listen;
 mod malformed;
 pub mod serve;
 pub mod settings;

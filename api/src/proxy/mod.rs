@@ -2,7 +2,7 @@
 //! privileged daemon. It runs as `www-data` and sees no secret but the TLS key, the public key of tickets and the secret of
 //! CSRF tokens.
 
-mod access_log;
+pub(crate) mod access_log;
 mod front;
 mod multipart;
 mod openapi;
@@ -10,7 +10,7 @@ mod pages;
 mod plain;
 mod request;
 mod respond;
-mod run;
+pub(crate) mod run;
 mod upload;
 mod upstream;
 mod websocket;

@@ -6,6 +6,7 @@ use super::upstream::Upstream;
 use super::{openapi, plain};
 use crate::daemon::SOCKET;
 use crate::identity::Identities;
+use crate::net::listen::{address, listen};
 use crate::net::serve::{Control as Serving, serve};
 use crate::net::settings::Settings;
 use crate::net::tls::Certificates;
@@ -15,8 +16,7 @@ use crate::process::privileges;
 use crate::process::signals::{self, Stop};
 use actix_web::{App, web};
 use engine::{Context, Error, Result, ResultExt};
-use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener as StdListener};
+use std::net::{SocketAddr, TcpListener as StdListener};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -29,8 +29,6 @@ use tokio_openssl::SslStream;
 const MAX_CONNECTIONS: usize = 4096;
 /// The first byte and the TLS handshake have to come within this time.
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// Connections that wait to be accepted, also while a new image of the program starts.
-const BACKLOG: i32 = 4096;
 
 /// The program.
 pub fn main() -> ExitCode {
@@ -77,9 +75,11 @@ fn server(ctx: &Context, control: &Control, line: &command::Line) -> Result<()> 
         prepare(ctx)?;
     }
     let running = control.begin()?;
+    let standard = std::env::var("PVEPROXY_PORT").ok().map(|text| text.parse());
+    let standard = standard.transpose().map_err(|_| Error::new("PVEPROXY_PORT is no port"))?.unwrap_or(8006);
     let listener = match inherited_listener() {
         Some(listener) => StdListener::from(listener),
-        None => listen(address(line, &settings)?)?,
+        None => listen(address(line, &settings, standard)?)?,
     };
     if privileges::is_root() {
         privileges::drop_to(privileges::www_data()?)?;
@@ -190,7 +190,7 @@ async fn encrypt(
 }
 
 /// What only root can do: certificate, directories that belong to the front server.
-fn prepare(ctx: &Context) -> Result<()> {
+pub(crate) fn prepare(ctx: &Context) -> Result<()> {
     engine::node::setup::ensure(ctx)?;
     engine::node::certificate::ensure(ctx)?;
     let account = privileges::www_data()?;
@@ -200,45 +200,4 @@ fn prepare(ctx: &Context) -> Result<()> {
         privileges::give(&path, account.uid, account.gid, 0o750)?;
     }
     Ok(())
-}
-
-/// Where to listen: arguments, then environment (port), then settings, then everywhere.
-fn address(line: &command::Line, settings: &Settings) -> Result<SocketAddr> {
-    let port = line.options.get("port").cloned().or_else(|| std::env::var("PVEPROXY_PORT").ok());
-    let port: u16 = match port {
-        Some(text) => text.parse().map_err(|_| Error::new(format!("'{text}' is no port")))?,
-        None => 8006,
-    };
-    let ip = match line.options.get("listen").or(settings.listen_ip.as_ref()) {
-        Some(text) => text.parse().map_err(|_| Error::new(format!("'{text}' is no address")))?,
-        None => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
-    };
-    Ok(SocketAddr::new(ip, port))
-}
-
-/// A listening socket. Everywhere means IPv6 and IPv4, or IPv4 alone on a machine without the other.
-fn listen(address: SocketAddr) -> Result<StdListener> {
-    let bound = bind(address);
-    let bound = match bound {
-        Err(_) if address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) => {
-            bind(SocketAddr::new(IpAddr::from([0, 0, 0, 0]), address.port()))
-        }
-        bound => bound,
-    };
-    bound.context(|| format!("unable to listen on {address}"))
-}
-
-fn bind(address: SocketAddr) -> std::io::Result<StdListener> {
-    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
-    sockopt::set_socket_reuseaddr(&socket, true)?;
-    // A second server may be started to take over before the first one ends.
-    sockopt::set_socket_reuseport(&socket, true)?;
-    if address.is_ipv6() {
-        sockopt::set_ipv6_v6only(&socket, false)?;
-    }
-    rustix::net::bind(&socket, &address)?;
-    rustix::net::listen(&socket, BACKLOG)?;
-    Ok(socket.into())
 }

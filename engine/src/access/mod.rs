@@ -26,6 +26,7 @@ mod role;
 mod second_factor;
 mod shadow;
 mod signed;
+pub mod spice_ticket;
 mod store;
 pub mod ticket;
 pub mod token;

@@ -139,13 +139,17 @@ struct Names {
 impl Names {
     fn of(ctx: &Context) -> Self {
         let mut dns = BTreeSet::from(["localhost".to_owned(), ctx.node.clone()]);
-        let domain = domain(ctx);
-        let common = domain.map_or_else(|| ctx.node.clone(), |domain| format!("{}.{domain}", ctx.node));
+        let common = full_name(ctx);
         dns.insert(common.clone());
         let mut addresses = BTreeSet::from([IpAddr::from([127, 0, 0, 1]), IpAddr::from(std::net::Ipv6Addr::LOCALHOST)]);
         addresses.extend(host_addresses());
         Names { common, dns, addresses }
     }
+}
+
+/// The node's name with its domain, if it has one.
+pub fn full_name(ctx: &Context) -> String {
+    domain(ctx).map_or_else(|| ctx.node.clone(), |domain| format!("{}.{domain}", ctx.node))
 }
 
 /// The node's domain: of its full name in the hosts file, else the resolver's search domain.

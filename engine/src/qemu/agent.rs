@@ -195,6 +195,15 @@ impl Drop for Frozen<'_> {
     }
 }
 
+/// Lets the file systems of a guest go on that somebody has frozen who is no more.
+pub fn thaw_if_frozen(ctx: &Context, vmid: Vmid) {
+    // Without an agent there is nobody who could have frozen anything.
+    let Ok(mut agent) = Agent::greet(ctx, vmid) else { return };
+    if agent.ask("guest-fsfreeze-status", &Value::Null).is_ok_and(|status| status == "frozen") {
+        let _ = agent.ask("guest-fsfreeze-thaw", &Value::Null);
+    }
+}
+
 /// Starts a program in the guest and gives back its number there.
 pub fn exec(agent: &mut Agent, command: &[String], input: Option<&str>) -> Result<Value> {
     let mut arguments = json!({"capture-output": true});

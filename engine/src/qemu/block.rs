@@ -1,6 +1,6 @@
 //! Block devices of a running VM: which node belongs to a drive, and copies of drives that the guest goes on writing to.
 
-use super::config::Drive;
+use super::config::{Drive, Slot};
 use super::qmp::{self, Monitor};
 use crate::storage::{self, Format, VolumeId};
 use crate::{Context, Error, Result, Task, Vmid, task::abort};
@@ -193,10 +193,24 @@ impl Drop for Mirror<'_> {
 }
 
 /// The name of a copy's node: at most 31 characters, another one for each volume.
-fn target_node(volume: &VolumeId) -> String {
+pub(super) fn target_node(volume: &VolumeId) -> String {
     let sum = openssl::sha::sha256(volume.to_string().as_bytes());
     let hex: String = sum.iter().take(12).map(|byte| format!("{byte:02x}")).collect();
     format!("copy-{hex}")
+}
+
+/// The drive that a running VM has on a volume.
+pub fn slot_of(ctx: &Context, vmid: Vmid, volume: &VolumeId) -> Result<Option<Slot>> {
+    let path = storage::path(ctx, volume)?;
+    let blocks = qmp::execute(ctx, vmid, "query-block", json!({}))?;
+    let ours =
+        |block: &&Value| block["inserted"]["file"].as_str().is_some_and(|file| std::path::Path::new(file) == path);
+    let Some(block) = blocks.as_array().into_iter().flatten().find(ours) else { return Ok(None) };
+    // Drives are named differently before and after machine 10.0.
+    let name = |text: &str| Slot::of_key(text.strip_prefix("drive-").unwrap_or(text));
+    let device = block["device"].as_str().and_then(name);
+    let path = block["qdev"].as_str().and_then(|path| path.split('/').find_map(name));
+    Ok(device.or(path))
 }
 
 /// Whether a running VM has this volume open.

@@ -4,11 +4,12 @@
 use super::block::{End, Mirror};
 use super::config::{Drive, NetDevice, Properties, Slot, Vm, random_mac};
 use super::disks::Made;
+use super::recovery::{self, Facts, Work};
 use super::request::{mac_prefix, random_uuid};
 use super::{agent, snapshot::plan, status};
 use crate::config::guest::{GuestConfig, GuestKind, Part};
 use crate::storage::{self, Copy, Feature, Format, VolumeId, VolumeKind};
-use crate::{Context, Error, Result, Task, Vmid, access, guest, lock};
+use crate::{Context, Error, Result, Task, Vmid, access, guest};
 
 /// A wish for a clone.
 #[derive(Debug, Clone)]
@@ -179,7 +180,7 @@ pub fn clone(task: &Task, wish: &Clone) -> Result<()> {
     let mut numbers = vec![wish.target];
     numbers.extend(Some(wish.source).filter(|_| !is_template));
     numbers.sort();
-    let _locks = numbers.into_iter().map(|vmid| task.lock(&lock::guest(vmid))).collect::<Result<Vec<_>>>()?;
+    let _locks = numbers.into_iter().map(|vmid| recovery::lock(task, vmid)).collect::<Result<Vec<_>>>()?;
     let (config, running) = source(ctx, wish)?;
     let draft = draft(ctx, wish, &config, running)?;
     for warning in &draft.warnings {
@@ -188,8 +189,11 @@ pub fn clone(task: &Task, wish: &Clone) -> Result<()> {
     task.log(format!("creating a clone of VM {} with ID {}", wish.source, wish.target));
     let mut reserved = GuestConfig::new(GuestKind::Qemu);
     reserved.current.set("lock", "clone");
-    guest::create(ctx, wish.target, &reserved)?;
     let mut made = Made::new(ctx);
+    let storages = places(wish, &draft);
+    let storages = storages.iter().map(String::as_str).collect();
+    let work = Work::begin(ctx, wish.target, &Facts { storages, snapshot: None, source: Some(wish.source) })?;
+    guest::create(ctx, wish.target, &reserved)?;
     let outcome = make_disks(task, wish, &config, running, draft, &mut made).and_then(|config| {
         guest::update(ctx, GuestKind::Qemu, wish.target, |stored| {
             *stored = config;
@@ -197,11 +201,19 @@ pub fn clone(task: &Task, wish: &Clone) -> Result<()> {
         })?;
         wish.pool.as_ref().map_or(Ok(()), |pool| access::pool_add_guest(ctx, pool, wish.target))
     });
-    outcome.map_err(|error| {
+    let outcome = outcome.map_err(|error| {
         let error = made.undo(Error::new(format!("clone failed: {}", error.message())));
         let removed = guest::remove(ctx, GuestKind::Qemu, wish.target);
         error.with_cleanup_failures(&removed.err().into_iter().collect::<Vec<_>>())
-    })
+    });
+    drop(work);
+    outcome
+}
+
+/// The storages of the new disks.
+fn places(wish: &Clone, draft: &Draft) -> Vec<String> {
+    let place = |drive: &Drive| wish.storage.clone().or_else(|| drive.volume().map(|volume| volume.storage));
+    draft.disks.iter().filter_map(|(drive, _)| place(drive)).collect()
 }
 
 fn make_disks(

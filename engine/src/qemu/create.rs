@@ -3,9 +3,10 @@
 use super::command_line::pin_for_windows;
 use super::config::{Drive, Machine, Slot, Vm, default_devices, print_order};
 use super::disks::Made;
+use super::recovery;
 use super::request::{Settings, random_uuid};
 use crate::config::guest::{GuestConfig, GuestKind};
-use crate::{Context, Result, Task, Vmid, access, guest, lock};
+use crate::{Context, Result, Task, Vmid, access, guest};
 
 /// What a new VM is made of.
 pub struct Create {
@@ -26,7 +27,7 @@ pub fn create(task: &Task, new: &Create) -> Result<()> {
     let ctx = task.ctx;
     let place = || format!("unable to create VM {} -", new.vmid);
     let failed = |error: crate::Error| crate::Error::new(format!("{} {}", place(), error.message()));
-    let lock = task.lock(&lock::guest(new.vmid))?;
+    let lock = recovery::lock(task, new.vmid)?;
     // The number is taken first, with a lock in the file, so that nobody else can get it meanwhile.
     let mut reserved = GuestConfig::new(GuestKind::Qemu);
     reserved.current.set("lock", "create");

@@ -1,10 +1,10 @@
 //! The end of a VM: volumes, access rights, configuration.
 
 use super::config::{Slot, Vm};
-use super::{files, status};
+use super::{files, recovery, status};
 use crate::config::guest::{GuestConfig, GuestKind, Part};
 use crate::storage::{self, VolumeId};
-use crate::{Context, Result, Task, Vmid, access, guest, lock};
+use crate::{Context, Result, Task, Vmid, access, guest};
 use std::collections::BTreeSet;
 
 /// How far the removal goes.
@@ -55,7 +55,7 @@ pub fn check_protection(config: &GuestConfig, what: &str) -> Result<()> {
 /// Removes a VM.
 pub fn destroy(task: &Task, vmid: Vmid, how: &Destroy) -> Result<()> {
     let ctx = task.ctx;
-    let _lock = task.lock(&lock::guest(vmid))?;
+    let _lock = recovery::lock(task, vmid)?;
     let config = check(ctx, vmid, how)?;
     // From here on nobody may start it; if this is interrupted, it can be removed again with the same call.
     guest::update(ctx, GuestKind::Qemu, vmid, |config| {

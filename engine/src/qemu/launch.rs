@@ -10,10 +10,13 @@
 use super::command_line::{self, Options, Paths, Plan, StoredVolumes, local};
 use super::config::{self, Vm};
 use super::preparation::Preparation;
-use super::{cloudinit, files, pending, qmp::Monitor, scope, state::Incoming, status, stop, surroundings, suspend};
+use super::{
+    cloudinit, files, pending, qmp::Monitor, recovery, scope, spice, state::Incoming, status, stop, surroundings,
+    suspend,
+};
 use crate::config::guest::{GuestConfig, GuestKind};
 use crate::storage::{self, VolumeId};
-use crate::{Context, Error, Result, Task, Vmid, error::ResultExt, guest, lock, network, task::abort};
+use crate::{Context, Error, Result, Task, Vmid, error::ResultExt, guest, network, task::abort};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
@@ -35,13 +38,15 @@ pub struct Start {
     pub cpu: Option<String>,
     /// MTUs by card that the guest knows already; 0 means that it was told none.
     pub mtus: BTreeMap<String, u64>,
+    /// The port of SPICE; without one a free one is looked for.
+    pub spice_port: Option<u16>,
     /// The state of the machine with which it goes on.
     pub state: Option<VolumeId>,
 }
 
 /// Starts a VM; waits for others that work on it.
 pub fn start(task: &Task, vmid: Vmid, how: &Start) -> Result<()> {
-    let _lock = task.lock(&lock::guest(vmid))?;
+    let _lock = recovery::lock(task, vmid)?;
     start_locked(task, vmid, how)
 }
 
@@ -81,7 +86,8 @@ pub fn start_locked(task: &Task, vmid: Vmid, how: &Start) -> Result<()> {
     }
     check_volumes(ctx, &vm)?;
     stop::hook(task, &vm, "pre-start")?;
-    let mut plan = plan(ctx, &vm, how)?;
+    let with_port = Start { spice_port: spice::reserve(ctx, &vm)?, ..how.clone() };
+    let mut plan = plan(ctx, &vm, &with_port)?;
     for warning in &plan.warnings {
         task.warn(warning);
     }
@@ -139,6 +145,10 @@ pub fn plan(ctx: &Context, vm: &Vm, how: &Start) -> Result<Plan> {
         machine: how.machine.clone(),
         cpu: how.cpu.clone(),
         mtus: how.mtus.clone(),
+        spice_port: match how.spice_port {
+            None if spice::is_wanted(ctx, vm) => Some(spice::free_port(ctx)?),
+            chosen => chosen,
+        },
     };
     let (readable, warnings) = config::readable(vm);
     let vm = Vm::new(vm.vmid, &readable);
@@ -183,8 +193,8 @@ fn launch(
     timeout: Duration,
 ) -> Result<()> {
     let ctx = task.ctx;
-    let events = files::event_socket(ctx, vm.vmid);
-    let mut local = local::localise(plan, &ctx.host, ctx.host.qemu_version()?, &events.to_string_lossy())?;
+    let places = local::Places::of(ctx, vm.vmid);
+    let mut local = local::localise(plan, &ctx.host, ctx.host.qemu_version()?, &places)?;
     let command = scope::prefix(ctx, vm)?;
     let taps = make_taps(ctx, vm, &mut local)?;
     let mut descriptors: Vec<RawFd> = taps.iter().flat_map(|tap| &tap.queues).map(AsRawFd::as_raw_fd).collect();

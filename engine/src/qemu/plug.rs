@@ -8,7 +8,7 @@ use super::command_line::local;
 use super::config::Vm;
 use super::launch::{self, Start};
 use super::qmp::{self, Monitor};
-use super::{files, status};
+use super::{spice, status};
 use crate::config::guest::Part;
 use crate::{Context, Error, Result, Vmid, network};
 use serde_json::{Map, Value, json};
@@ -109,11 +109,12 @@ impl Item {
 pub fn change(ctx: &Context, vmid: Vmid, old: &Part, new: &Part) -> Option<Result<()>> {
     let plans = || -> Result<(local::Local, local::Local)> {
         let machine = status::current_machine(&mut Monitor::connect(ctx, vmid)?)?;
-        let how = Start { machine, ..Start::default() };
-        let events = files::event_socket(ctx, vmid).to_string_lossy().into_owned();
+        // Both lines name the same port, whatever it is.
+        let how = Start { machine, spice_port: Some(*spice::PORTS.start()), ..Start::default() };
+        let places = local::Places::of(ctx, vmid);
         let local = |part: &Part| -> Result<local::Local> {
             let plan = launch::plan(ctx, &Vm::new(vmid, part), &how)?;
-            local::localise(&plan, &ctx.host, ctx.host.qemu_version()?, &events)
+            local::localise(&plan, &ctx.host, ctx.host.qemu_version()?, &places)
         };
         Ok((local(old)?, local(new)?))
     };

@@ -1,11 +1,14 @@
 //! What runs against what is configured: leftovers of VMs that ended while nobody looked, and guests that start with
 //! the node.
 
-use super::{files, status};
+use super::{files, recovery, status};
 use crate::{Context, Result};
 
 /// Removes files of VMs that have ended; says what was cleaned. Taps need no care: they go with QEMU.
 pub fn reconcile(ctx: &Context) -> Result<Vec<String>> {
+    for vmid in recovery::noted(ctx) {
+        recovery::look(ctx, vmid);
+    }
     let mut cleaned = Vec::new();
     for vmid in files::with_files(ctx) {
         if !status::is_running(ctx, vmid) {

@@ -40,7 +40,7 @@ pub fn rescan(ctx: &Context, vmid: Vmid, dry_run: bool, log: &mut dyn FnMut(&str
 }
 
 /// Volumes that some part of the configuration names.
-fn named(vmid: Vmid, config: &GuestConfig) -> Result<Vec<String>> {
+pub(super) fn named(vmid: Vmid, config: &GuestConfig) -> Result<Vec<String>> {
     let mut named = Vec::new();
     for part in [&config.current, &config.pending.part].into_iter().chain(config.snapshots.values()) {
         let vm = Vm::new(vmid, part);

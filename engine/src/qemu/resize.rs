@@ -2,6 +2,7 @@
 
 use super::config::{Drive, Slot};
 use super::qmp::Monitor;
+use super::recovery::{Facts, Work};
 use super::status;
 use crate::config::guest::GuestKind;
 use crate::{Error, Result, Task, Vmid, access, guest, storage};
@@ -63,6 +64,7 @@ pub fn resize(task: &Task, vmid: Vmid, wish: &Resize) -> Result<()> {
     if new == old {
         return Ok(());
     }
+    let _work = Work::begin(ctx, vmid, &Facts::default())?;
     // While QEMU has an image file open only QEMU may change it.
     let running = status::is_running(ctx, vmid);
     if !running || storage::path(ctx, &volume)?.starts_with("/dev") {

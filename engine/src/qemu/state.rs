@@ -61,6 +61,11 @@ pub fn allocate(
     Ok(volume)
 }
 
+/// The storage that [`allocate`] takes when none is named.
+pub fn place(ctx: &Context, vmid: Vmid, config: &GuestConfig) -> Result<String> {
+    find_storage(ctx, &Vm::new(vmid, &config.current))
+}
+
 /// Where a state goes: the configured place, a shared storage that the VM uses, any that it uses, `local`.
 /// (PVE: QemuConfig.pm, find_vmstate_storage)
 fn find_storage(ctx: &Context, vm: &Vm) -> Result<String> {

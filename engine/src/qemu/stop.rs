@@ -1,11 +1,11 @@
 //! Ending a VM: asked, told or killed; and what is cleaned up afterwards.
 
 use super::config::Vm;
-use super::{agent::Agent, files, pending, qmp, status};
+use super::{agent::Agent, files, pending, qmp, recovery, status};
 use crate::config::guest::{GuestConfig, GuestKind};
 use crate::guest::startup::Startup;
 use crate::process::ProcessId;
-use crate::{Context, Error, Result, Task, Vmid, guest, lock, task::abort};
+use crate::{Context, Error, Result, Task, Vmid, guest, task::abort};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 use serde_json::json;
@@ -26,7 +26,7 @@ pub struct Stop {
 
 /// Ends a VM; waits for others that work on it. One that does not run is left alone.
 pub fn stop(task: &Task, vmid: Vmid, how: &Stop) -> Result<()> {
-    let _lock = task.lock(&lock::guest(vmid))?;
+    let _lock = recovery::lock(task, vmid)?;
     stop_locked(task, vmid, how)
 }
 
@@ -157,7 +157,7 @@ pub fn hook(task: &Task, vm: &Vm, phase: &str) -> Result<()> {
 
 /// Shuts a VM down and starts it again, so that waiting changes take effect.
 pub fn reboot(task: &Task, vmid: Vmid, timeout: Option<u64>) -> Result<()> {
-    let _lock = task.lock(&lock::guest(vmid))?;
+    let _lock = recovery::lock(task, vmid)?;
     let how = Stop { timeout, shutdown: true, ..Stop::default() };
     stop_locked(task, vmid, &how)?;
     super::launch::start_locked(task, vmid, &super::launch::Start::default())

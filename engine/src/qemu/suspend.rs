@@ -7,16 +7,16 @@
 //! (PVE: qemu-server PVE/QemuServer.pm, vm_suspend and vm_start_nolock)
 
 use super::launch::{self, Start};
-use super::{qmp, snapshot::plan, state, stop};
+use super::{qmp, recovery, snapshot::plan, state, stop};
 use crate::config::guest::{GuestConfig, GuestKind, Part};
 use crate::storage::{self, VolumeId};
-use crate::{Context, Error, Result, Task, Vmid, guest, lock};
+use crate::{Context, Error, Result, Task, Vmid, guest};
 use serde_json::json;
 
 /// Writes a running VM's memory to a volume and ends it.
 pub fn to_disk(task: &Task, vmid: Vmid, skip_lock: bool, storage: Option<&str>) -> Result<()> {
     let ctx = task.ctx;
-    let _lock = task.lock(&lock::guest(vmid))?;
+    let _lock = recovery::lock(task, vmid)?;
     let config = guest::load(ctx, GuestKind::Qemu, vmid)?;
     if !skip_lock {
         guest::check_lock(&config)?;

@@ -1,9 +1,9 @@
 //! Templates: VMs that never start and whose disks are what linked clones are based on.
 
 use super::config::{Slot, Vm};
-use super::{snapshot::plan, status};
+use super::{recovery, snapshot::plan, status};
 use crate::config::guest::{GuestConfig, GuestKind};
-use crate::{Context, Result, Task, Vmid, guest, lock, storage};
+use crate::{Context, Result, Task, Vmid, guest, storage};
 
 /// Refuses what cannot become a template. (PVE: qemu-server PVE/API2/Qemu.pm, template)
 pub fn check(ctx: &Context, vmid: Vmid, disk: Option<Slot>) -> Result<GuestConfig> {
@@ -24,7 +24,7 @@ pub fn check(ctx: &Context, vmid: Vmid, disk: Option<Slot>) -> Result<GuestConfi
 /// Makes a VM a template, or one more disk of a template part of it.
 pub fn create(task: &Task, vmid: Vmid, disk: Option<Slot>) -> Result<()> {
     let ctx = task.ctx;
-    let _lock = task.lock(&lock::guest(vmid))?;
+    let _lock = recovery::lock(task, vmid)?;
     let config = check(ctx, vmid, disk)?;
     // From here on nobody can start it, so that no disk changes any more.
     guest::update(ctx, GuestKind::Qemu, vmid, |config| {

@@ -78,12 +78,16 @@ fn files(ctx: &Context, vmid: Vmid, part: &Part) -> Result<(Vec<(&'static str, S
     }
     Ok(match kind {
         Kind::ConfigDrive => (
-            vec![
+            [
                 ("openstack/latest/user_data", user),
                 ("openstack/content/0000", network),
                 ("openstack/latest/meta_data.json", meta),
+                // PVE writes an empty one, which is no JSON: cloud-init takes the whole disc for broken then.
                 ("openstack/latest/vendor_data.json", vendor),
-            ],
+            ]
+            .into_iter()
+            .filter(|(name, content)| !(content.is_empty() && name.contains("vendor_data")))
+            .collect(),
             "config-2",
         ),
         _ => (

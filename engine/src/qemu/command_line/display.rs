@@ -187,7 +187,8 @@ pub(super) fn channels(builder: &mut Builder, display: &Display) -> Result<()> {
             builder.device_option("-chardev", "spiceport,id=foldershare,name=org.spice-space.webdav.0");
             builder.device("virtserialport,chardev=foldershare,name=org.spice-space.webdav.0");
         }
-        let port = builder.host.next_spice_port().unwrap_or(FIRST_SPICE_PORT);
+        let chosen = builder.options.spice_port.map(u64::from);
+        let port = builder.host.next_spice_port().or(chosen).unwrap_or(FIRST_SPICE_PORT);
         let address = builder.host.localhost_address();
         let video = enhancements.text("videostreaming").map(|mode| format!(",streaming-video={mode}"));
         let options = format!("tls-port={port},addr={address},tls-ciphers=HIGH,seamless-migration=on");

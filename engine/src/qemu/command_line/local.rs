@@ -14,11 +14,13 @@
 //! | firmware of `pve-edk2-firmware` | that of Debian's `ovmf` | it is the same |
 //! | `splash=…` | left out when the file is missing | QEMU would complain |
 //! | `aio=io_uring` | `aio=threads` where the kernel refuses io_uring | QEMU would not start |
-//! | SPICE | left out with what hangs on it, refused for QXL | nobody serves its certificates and ports yet |
+//! | `-spice …` | the node's certificate added | Proxmox's build has its place built in |
+//! | SPICE | left out with what hangs on it, refused for QXL | only where the installed QEMU has none |
 
 use super::{Plan, board, firmware, local_check};
 use crate::host::{Host, QemuVersion};
-use crate::{Error, Result};
+use crate::qemu::files;
+use crate::{Context, Error, Result, Vmid};
 
 /// What runs on this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,17 +51,41 @@ impl Local {
     }
 }
 
-/// Changes a plan into what is started here. `events` is the path of the VM's event socket.
-pub fn localise(plan: &Plan, host: &Host, qemu: &QemuVersion, events: &str) -> Result<Local> {
+/// Where files of the node lie that the plan does not name.
+#[derive(Debug, Clone)]
+pub struct Places {
+    /// The VM's event socket.
+    pub events: String,
+    /// The node's certificate without its ending, as `…/pve-ssl`.
+    pub certificate: String,
+    /// The certificate of the authority.
+    pub authority: String,
+}
+
+impl Places {
+    /// Those of a VM of this node.
+    pub fn of(ctx: &Context, vmid: Vmid) -> Self {
+        let text = |path: std::path::PathBuf| path.to_string_lossy().into_owned();
+        Places {
+            events: text(files::event_socket(ctx, vmid)),
+            certificate: text(ctx.root.etc_pve(&format!("nodes/{}/pve-ssl", ctx.node))),
+            authority: text(ctx.root.etc_pve("pve-root-ca.pem")),
+        }
+    }
+
+    fn spice(&self, value: &str) -> String {
+        let Places { certificate, authority, .. } = self;
+        format!("{value},x509-key-file={certificate}.key,x509-cert-file={certificate}.pem,x509-cacert-file={authority}")
+    }
+}
+
+/// Changes a plan into what is started here.
+pub fn localise(plan: &Plan, host: &Host, qemu: &QemuVersion, places: &Places) -> Result<Local> {
     local_check::check(&plan.command, qemu)?;
+    let has_spice = host.has_spice();
     let mut command = Vec::with_capacity(plan.command.len());
     let mut taps = Vec::new();
     let has_spice_agent = plan.command.iter().any(|word| word.starts_with("spicevmc,id=vdagent"));
-    // Ports whose channel is left out. The clipboard of VNC uses the agent's port without SPICE and keeps it.
-    let orphans: &[&str] = match has_spice_agent {
-        true => &["virtserialport,chardev=foldershare", "virtserialport,chardev=vdagent"],
-        false => &["virtserialport,chardev=foldershare"],
-    };
     let mut words = plan.command.iter().cloned().peekable();
     while let Some(word) = words.next() {
         let value = words.peek().cloned().unwrap_or_default();
@@ -67,23 +93,29 @@ pub fn localise(plan: &Plan, host: &Host, qemu: &QemuVersion, events: &str) -> R
             ("/usr/bin/kvm", _) => command.push(host.qemu_program().to_owned()),
             ("-no-shutdown", _) => {}
             ("-id", _) if !qemu.proxmox => drop(words.next()),
-            ("-spice", _) => drop(words.next()),
-            ("-chardev", value) if value.starts_with("spicevmc") || value.starts_with("spiceport") => {
-                drop(words.next())
+            ("-spice", value) if has_spice => {
+                words.next();
+                command.extend([word, places.spice(value)]);
             }
-            ("-device", value) if value.starts_with("usb-redir,chardev=usbredirchardev") => drop(words.next()),
+            ("-device", value) if !has_spice && value.starts_with("qxl") => {
+                return Err(Error::new(
+                    "option 'vga: qxl' needs SPICE, which the installed QEMU has not; \
+                     see whether there is a package 'qemu-system-modules-spice'",
+                ));
+            }
+            ("-spice" | "-chardev" | "-device", value)
+                if !has_spice && is_part_of_spice(&word, value, has_spice_agent) =>
+            {
+                drop(words.next());
+            }
             // This watchdog sits on the ISA bus; PVE gives it a place on the other.
             ("-device", value) if value.starts_with("ib700,") => {
                 words.next();
                 command.extend([word, "ib700".to_owned()]);
             }
-            ("-audiodev", value) if value.starts_with("spice,") => {
+            ("-audiodev", value) if !has_spice && value.starts_with("spice,") => {
                 words.next();
                 command.extend([word, value.replacen("spice,", "none,", 1)]);
-            }
-            ("-device", value) if orphans.iter().any(|port| value.starts_with(port)) => drop(words.next()),
-            ("-device", value) if value.starts_with("qxl") => {
-                return Err(Error::new("option 'vga: qxl' is not supported yet"));
             }
             ("-readconfig", file) if board::devices(file).is_some() => {
                 let devices = board::devices(file).unwrap_or_default();
@@ -96,7 +128,7 @@ pub fn localise(plan: &Plan, host: &Host, qemu: &QemuVersion, events: &str) -> R
             }
             ("-chardev", value) if value.starts_with("socket,id=qmp-event,") => {
                 words.next();
-                let chardev = format!("socket,id=qmp-event,path={events},server=on,wait=off");
+                let chardev = format!("socket,id=qmp-event,path={},server=on,wait=off", places.events);
                 command.extend([word, chardev]);
             }
             ("-boot", value) => {
@@ -120,6 +152,17 @@ pub fn localise(plan: &Plan, host: &Host, qemu: &QemuVersion, events: &str) -> R
         }
     }
     Ok(Local { command, taps })
+}
+
+/// Whether an option is SPICE's own or hangs on it. The clipboard of VNC uses the agent's port without SPICE and keeps it.
+fn is_part_of_spice(option: &str, value: &str, has_agent: bool) -> bool {
+    let begins = |texts: &[&str]| texts.iter().any(|text| value.starts_with(text));
+    match option {
+        "-spice" => true,
+        "-chardev" => begins(&["spicevmc", "spiceport"]),
+        _ if has_agent && value.starts_with("virtserialport,chardev=vdagent") => true,
+        _ => begins(&["usb-redir,chardev=usbredirchardev", "virtserialport,chardev=foldershare"]),
+    }
 }
 
 fn without_missing_splash(value: &str) -> String {
@@ -169,11 +212,17 @@ mod tests {
     use serde_json::json;
 
     fn local(words: &[&str]) -> Local {
-        let facts = json!({"qemu_version": "7.2.22 (Debian)", "io_uring": false});
+        local_with(words, false)
+    }
+
+    fn local_with(words: &[&str], spice: bool) -> Local {
+        let facts = json!({"qemu_version": "7.2.22 (Debian)", "io_uring": false, "spice": spice});
         let host = Host::with_overrides(facts.as_object().unwrap().clone());
         let command = words.iter().map(|word| (*word).to_owned()).collect();
         let plan = Plan { command, warnings: Vec::new(), preparations: Preparations::default() };
-        localise(&plan, &host, host.qemu_version().unwrap(), "/run/x-event.qmp").unwrap()
+        let places =
+            Places { events: "/run/x-event.qmp".into(), certificate: "/c".into(), authority: "/ca.pem".into() };
+        localise(&plan, &host, host.qemu_version().unwrap(), &places).unwrap()
     }
 
     #[test]
@@ -200,6 +249,14 @@ mod tests {
         let sound = ["-audiodev", "spice,id=spice-backend0"];
         let command = local(&[usb.as_slice(), &[redirection], &sound].concat()).command;
         assert_eq!(command, ["-audiodev", "none,id=spice-backend0"]);
+    }
+
+    #[test]
+    fn spice_has_the_certificate_of_the_node() {
+        let usb = ["-chardev", "spicevmc,id=usbredirchardev0,name=usbredir", "-spice", "tls-port=61000"];
+        let command = local_with(&usb, true).command;
+        assert_eq!(command[..2], usb[..2]);
+        assert_eq!(command[3], "tls-port=61000,x509-key-file=/c.key,x509-cert-file=/c.pem,x509-cacert-file=/ca.pem");
     }
 
     #[test]

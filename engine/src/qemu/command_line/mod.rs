@@ -106,6 +106,8 @@ pub struct Options {
     pub cpu: Option<String>,
     /// MTUs by card that a guest knows already; 0 means that it was told none.
     pub mtus: BTreeMap<String, u64>,
+    /// The port of SPICE.
+    pub spice_port: Option<u16>,
 }
 
 /// What a plan may refer to besides volumes. Only what a configuration needs has to be filled in.

@@ -133,7 +133,7 @@ fn printed(text: &str) -> String {
         short_run: "/run/qemu-server".into(),
         events: "/var/run/qmeventd.sock".into(),
     };
-    let options = Options { paths, machine: None, cpu: None, mtus: BTreeMap::new() };
+    let options = Options { paths, machine: None, cpu: None, mtus: BTreeMap::new(), spice_port: None };
     let model = [("flags", "+aes;-avx"), ("hidden", "1"), ("reported-model", "Skylake-Server"), ("phys-bits", "host")];
     let around = Surroundings {
         mappings: Mappings::of_texts("pve1", &[(Kind::Pci, PCI), (Kind::Usb, USB)]),

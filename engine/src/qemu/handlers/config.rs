@@ -6,7 +6,7 @@ use crate::qemu::create::{self, Create};
 use crate::qemu::destroy::{self, Destroy};
 use crate::qemu::permission::Subject;
 use crate::qemu::update::{self, Update};
-use crate::qemu::{reply, request, resize as disk_size};
+use crate::qemu::{recovery, reply, request, resize as disk_size};
 use crate::{Call, Error, Params, Reply, Result, Vmid, access, guest, lock};
 use serde_json::Value;
 
@@ -139,7 +139,7 @@ pub fn update_task(call: &Call) -> Result<Reply> {
     let vmid: Vmid = call.param("vmid")?;
     let update = Update::read(call, vmid)?;
     call.task("qmconfig", vmid, |task| {
-        let _lock = task.lock(&lock::guest(vmid))?;
+        let _lock = recovery::lock(task, vmid)?;
         update::apply(task.ctx, vmid, &update, &mut |line| task.log(line))
     })
 }
@@ -172,7 +172,7 @@ pub fn resize(call: &Call) -> Result<Reply> {
     };
     guest::load(call.ctx, GuestKind::Qemu, vmid)?;
     call.task("resize", vmid, |task| {
-        let _lock = task.lock(&lock::guest(vmid))?;
+        let _lock = recovery::lock(task, vmid)?;
         disk_size::resize(task, vmid, &wish)
     })
 }

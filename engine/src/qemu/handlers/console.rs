@@ -3,6 +3,7 @@
 use crate::config::guest::{GuestConfig, GuestKind};
 use crate::console::{self, Behind, Wish};
 use crate::qemu::config::Vm;
+use crate::qemu::spice::viewer;
 use crate::qemu::{picture as display, terminal as port};
 use crate::{Call, Reply, Result, Vmid, guest};
 
@@ -47,6 +48,12 @@ pub fn picture(call: &Call) -> Result<Reply> {
             console::relay(&client, &display)
         }
     })
+}
+
+/// `POST spiceproxy`: what a SPICE viewer's configuration file has.
+pub fn spice(call: &Call) -> Result<Reply> {
+    let proxy = call.text("proxy");
+    viewer(call.ctx, call.param("vmid")?, proxy.as_deref()).map(Reply::from)
 }
 
 /// `GET vncwebsocket`.

@@ -33,6 +33,7 @@ pub const METHODS: &[Binding] = &[
     get("/nodes/{node}/qemu/{vmid}/pending", config::pending),
     put("/nodes/{node}/qemu/{vmid}/resize", config::resize),
     put("/nodes/{node}/qemu/{vmid}/sendkey", power::send_key),
+    post("/nodes/{node}/qemu/{vmid}/spiceproxy", console::spice),
     get("/nodes/{node}/qemu/{vmid}/status/current", power::current),
     post("/nodes/{node}/qemu/{vmid}/status/reboot", power::reboot),
     post("/nodes/{node}/qemu/{vmid}/status/reset", power::reset),

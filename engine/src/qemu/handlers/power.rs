@@ -3,8 +3,8 @@
 use crate::config::guest::GuestKind;
 use crate::qemu::launch::{self, Start};
 use crate::qemu::stop::{self, Stop};
-use crate::qemu::{qmp, status, suspend};
-use crate::{Call, Error, Reply, Result, Vmid, access, guest, lock};
+use crate::qemu::{qmp, recovery, status, suspend};
+use crate::{Call, Error, Reply, Result, Vmid, access, guest};
 use serde_json::{Value, json};
 
 /// A switch that only root may use.
@@ -46,6 +46,7 @@ pub fn start(call: &Call) -> Result<Reply> {
         machine: call.text("machine"),
         cpu,
         mtus: launch::known_mtus(&call.text("nets-host-mtu").unwrap_or_default()),
+        spice_port: None,
         state: None,
     };
     guest::load(call.ctx, GuestKind::Qemu, vmid)?;
@@ -127,7 +128,7 @@ fn monitor_task(call: &Call, kind: &str, command: &'static str) -> Result<Reply>
     let skip_lock = root_flag(call, "skiplock")?;
     check_running(call, vmid)?;
     call.task(kind, vmid, |task| {
-        let _lock = task.lock(&lock::guest(vmid))?;
+        let _lock = recovery::lock(task, vmid)?;
         let config = guest::load(task.ctx, GuestKind::Qemu, vmid)?;
         // A backup does not mind a pause.
         if !skip_lock && config.current.get("lock") != Some("backup") {
@@ -148,7 +149,7 @@ pub fn resume(call: &Call) -> Result<Reply> {
     }
     check_running(call, vmid)?;
     call.task("qmresume", vmid, |task| {
-        let _lock = task.lock(&lock::guest(vmid))?;
+        let _lock = recovery::lock(task, vmid)?;
         let config = guest::load(task.ctx, GuestKind::Qemu, vmid)?;
         if !skip_lock && config.current.get("lock") != Some("backup") {
             guest::check_lock(&config)?;

@@ -13,11 +13,12 @@ pub mod plan;
 use super::config::{Drive, Vm};
 use super::launch::{self, Start};
 use super::qmp::{self, Monitor};
+use super::recovery::{self, Facts, Work};
 use super::stop::{self, Stop};
 use super::{agent, edit, state, status};
 use crate::config::guest::{GuestConfig, GuestKind, Part};
 use crate::storage::{self, Feature, VolumeId};
-use crate::{Context, Error, Result, Task, Vmid, guest, lock};
+use crate::{Context, Error, Result, Task, Vmid, guest};
 use serde_json::json;
 
 /// A wish for a snapshot.
@@ -34,7 +35,7 @@ pub struct Create {
 /// Makes a snapshot.
 pub fn create(task: &Task, vmid: Vmid, wish: &Create) -> Result<()> {
     let ctx = task.ctx;
-    let _lock = task.lock(&lock::guest(vmid))?;
+    let _lock = recovery::lock(task, vmid)?;
     let config = guest::load(ctx, GuestKind::Qemu, vmid)?;
     let running = status::is_running(ctx, vmid);
     check(ctx, vmid, &config, running)?;
@@ -42,6 +43,9 @@ pub fn create(task: &Task, vmid: Vmid, wish: &Create) -> Result<()> {
         crate::bail!("snapshot name '{}' already used", wish.name);
     }
     let mut extra = Part::default();
+    let place = if wish.with_state && running { Some(state::place(ctx, vmid, &config)?) } else { None };
+    let facts = Facts { storages: place.as_deref().into_iter().collect(), snapshot: Some(&wish.name), source: None };
+    let _work = Work::begin(ctx, vmid, &facts)?;
     let memory = match wish.with_state && running {
         true => Some(state::allocate(ctx, vmid, &config, &wish.name, None, &mut extra)?),
         false => None,
@@ -172,6 +176,24 @@ fn while_running(
     outcome.and(resumed)
 }
 
+/// Takes back a snapshot that nobody finishes any more; one that is finished stays.
+pub(super) fn take_back(ctx: &Context, vmid: Vmid, name: &str) -> Result<()> {
+    let config = guest::load(ctx, GuestKind::Qemu, vmid)?;
+    let half = config.snapshots.get(name).filter(|part| part.get("snapstate") == Some("prepare"));
+    let Some(half) = half else { return Ok(()) };
+    let has_it = |drive: &Drive| {
+        let names = drive.volume().and_then(|volume| storage::snapshots(ctx, &volume).ok());
+        names.is_some_and(|names| names.iter().any(|found| found == name))
+    };
+    let made: Vec<Drive> = plan::disks(vmid, half)?.into_iter().filter(has_it).collect();
+    let memory: Option<VolumeId> = half.get("vmstate").and_then(|volume| volume.parse().ok());
+    let failures = undo(ctx, vmid, name, &made, memory.as_ref());
+    match failures.is_empty() {
+        true => Ok(()),
+        false => Err(Error::new(format!("snapshot '{name}'")).with_cleanup_failures(&failures)),
+    }
+}
+
 /// Takes back what a failed snapshot has made.
 fn undo(ctx: &Context, vmid: Vmid, name: &str, made: &[Drive], memory: Option<&VolumeId>) -> Vec<Error> {
     let mut failures: Vec<Error> =
@@ -205,7 +227,7 @@ fn delete_from_disk(ctx: &Context, vmid: Vmid, drive: &Drive, name: &str) -> Res
 /// Removes a snapshot. With `force` it leaves the configuration even if a disk refuses.
 pub fn delete(task: &Task, vmid: Vmid, name: &str, force: bool) -> Result<()> {
     let ctx = task.ctx;
-    let _lock = task.lock(&lock::guest(vmid))?;
+    let _lock = recovery::lock(task, vmid)?;
     let snapshot = guest::update(ctx, GuestKind::Qemu, vmid, |config| {
         if Vm::new(vmid, &config.current).is_template() {
             crate::bail!("you can't delete a snapshot if vm is a template");
@@ -273,7 +295,7 @@ fn forget(ctx: &Context, vmid: Vmid, name: &str, key: &str, force: bool) -> Resu
 /// Goes back to a snapshot.
 pub fn roll_back(task: &Task, vmid: Vmid, name: &str, start: bool) -> Result<()> {
     let ctx = task.ctx;
-    let _lock = task.lock(&lock::guest(vmid))?;
+    let _lock = recovery::lock(task, vmid)?;
     let config = guest::load(ctx, GuestKind::Qemu, vmid)?;
     if Vm::new(vmid, &config.current).is_template() {
         crate::bail!("you can't rollback if vm is a template");
