@@ -159,6 +159,7 @@ fn what_is_killed_leaves_a_vm_that_works() {
         let what = format!("round {round}: operation {operation}, {victim:?} after {} ms", moment * 3);
         let status = node.wait_task(&client, &upid);
         eprintln!("{what}: {status}");
+        client.get("/nodes/pve1/qemu/7311/config");
         let mut last = String::new();
         wait_for(&what, 60, || match trouble(&node, &client) {
             None => Some(()),
@@ -171,8 +172,7 @@ fn what_is_killed_leaves_a_vm_that_works() {
             }
         });
         if operation == 2 {
-            let there = client.get("/nodes/pve1/qemu/7311/config").status == 200;
-            if there {
+            if client.get("/nodes/pve1/qemu/7311/config").status == 200 {
                 node.finish(&client, &client.delete("/nodes/pve1/qemu/7311").data());
             }
             assert_eq!(names(&node, "var/lib/vz/images/7311"), BTreeSet::new(), "{what}");

@@ -122,7 +122,7 @@ pub fn run(ctx: &Context, verb: Verb, template: &str, params: Map<String, Value>
 fn call(ctx: &Context, method: &'static Method, params: Map<String, Value>) -> Result<Reply> {
     let handler = handler(method.verb, method.template).ok_or_else(|| not_implemented(method.verb, method.template))?;
     if method.template.starts_with("/nodes/{node}/qemu") {
-        crate::qemu::recovery::before(ctx, &params);
+        crate::qemu::recovery::before(ctx);
     }
     handler(&Call { ctx, method, params: Params::verified(params) })
 }

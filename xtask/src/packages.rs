@@ -48,7 +48,8 @@ const GUESTS: &[&str] = &[
     "gpg",
     "gpg-agent",
     "docker-registry",
-    "spice-client-gtk",
+    "python3-gi",
+    "gir1.2-spiceclientglib-2.0",
 ];
 
 /// To build and run the machines of the lab.

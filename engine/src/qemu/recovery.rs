@@ -15,7 +15,7 @@ use crate::config::guest::{GuestConfig, GuestKind};
 use crate::process::ProcessId;
 use crate::storage::{self, VolumeId};
 use crate::{Context, Result, Task, Vmid, error::ResultExt, file, guest, lock};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::thread::sleep;
@@ -96,13 +96,10 @@ pub fn look(ctx: &Context, vmid: Vmid) {
     }
 }
 
-/// As [`look`], for the VMs that a call names: no handler meets what is nobody's any more.
-pub fn before(ctx: &Context, params: &Map<String, Value>) {
-    for key in ["vmid", "newid", "target-vmid"] {
-        let text = params.get(key).map(|value| value.as_str().map_or_else(|| value.to_string(), str::to_owned));
-        if let Some(vmid) = text.and_then(|text| text.parse().ok()) {
-            look(ctx, vmid);
-        }
+/// As [`look`], for all VMs: no handler meets what is nobody's any more. There is rarely a note to read.
+pub fn before(ctx: &Context) {
+    for vmid in noted(ctx) {
+        look(ctx, vmid);
     }
 }
 
