@@ -117,7 +117,7 @@ fn what_is_killed_leaves_a_vm_that_works() {
     let client = node.admin();
     let net = format!("virtio,bridge={BRIDGE}");
     let options =
-        ["--memory", "32", "--kvm", "0", "--vga", "none", "--scsi0", "local:0.03,format=qcow2", "--net0", &net];
+        ["--memory", "32", "--kvm", "0", "--vga", "none", "--scsi0", "local:0.03125,format=qcow2", "--net0", &net];
     node.run("qm", &[["create", "7310"].as_slice(), &options].concat()).ok();
     let run = |node: &Node, path: &str, form: &[(&str, &str)]| node.finish(&client, &client.post(path, form).data());
     let (start, stop) = (format!("{VM}/status/start"), format!("{VM}/status/stop"));
@@ -149,7 +149,9 @@ fn what_is_killed_leaves_a_vm_that_works() {
             Victim::Worker => kill(u32::from_str_radix(upid.as_str().unwrap().split(':').nth(2).unwrap(), 16).unwrap()),
             Victim::Qemu => {
                 let pid = fs::read_to_string(node.path("run/qemu-server/7310.pid")).unwrap_or_default();
-                pid.trim().parse().map_or((), kill);
+                if let Ok(pid) = pid.trim().parse() {
+                    kill(pid);
+                }
             }
             Victim::Daemon => {
                 node.kill_daemon();
