@@ -92,10 +92,10 @@ fn killed_tools_leave_what_can_be_removed() {
             let destroyed = run(&format!("destroy {vmid} --force 1 --destroy-unreferenced-disks 1"));
             assert!(destroyed.code == 0 || Instant::now() < deadline, "after '{words}': {destroyed:?}");
         }
+        // The next who writes a configuration removes what a killed writer never moved to its name.
+        run(&format!("set 8390 --description {round}")).ok();
         wait_for("nothing to be left", 20, || {
-            // A hidden file that was never moved to its name means nothing to anybody.
-            let counts = |line: &String| !line.contains("8390") && !line.contains("/.8391.conf.tmp.");
-            let left: Vec<String> = left(&node).into_iter().filter(counts).collect();
+            let left: Vec<String> = left(&node).into_iter().filter(|line| !line.contains("8390")).collect();
             left.is_empty().then_some(()).or_else(|| (Instant::now() > deadline).then(|| panic!("'{words}': {left:?}")))
         });
         assert!(!run("config 8390").ok().contains("lock:"));
@@ -103,4 +103,72 @@ fn killed_tools_leave_what_can_be_removed() {
     run("start 8390").ok();
     assert_eq!(run("destroy 8390 --force 1").code, 0);
     assert_eq!(left(&node), Vec::<String>::new());
+}
+
+/// Three ways in turn: the worker of a creation, the daemon that started it, the monitor of the container that it made.
+#[test]
+fn killed_workers_daemons_and_monitors_leave_what_can_be_removed() {
+    let mut node = Node::start();
+    busybox_template(&node.path("var/lib/vz/template/cache/busybox.tar.gz"));
+    let client = node.admin();
+    let mut moment = 7_u64;
+    for round in 0..count("FERROVISOR_KILLS", 3) {
+        let template = [("ostemplate", "local:vztmpl/busybox.tar.gz"), ("ostype", "unmanaged"), ("memory", "32")];
+        let create = [&template[..], &[("vmid", "8395"), ("rootfs", "local:0.05"), ("start", "1")]].concat();
+        let upid = client.post("/nodes/pve1/lxc", &create).data();
+        moment = moment * 37 % 211;
+        std::thread::sleep(Duration::from_millis(moment));
+        match round % 3 {
+            0 => {
+                let worker = upid.as_str().unwrap().split(':').nth(2).unwrap();
+                kill(u32::from_str_radix(worker, 16).unwrap());
+                node.wait_task(&client, &upid);
+            }
+            1 => {
+                node.kill_daemon();
+                node.start_daemon();
+                node.finish(&client, &upid);
+                assert_eq!(node.run("pct", &["status", "8395"]).ok(), "status: running\n");
+            }
+            _ => {
+                node.finish(&client, &upid);
+                kill(monitor(&node, 8395));
+                wait_for("the end of the container", 20, || {
+                    (node.run("pct", &["status", "8395"]).ok() == "status: stopped\n").then_some(())
+                });
+                node.run("pct", &["start", "8395"]).ok();
+                assert_eq!(node.run("pct", &["exec", "8395", "--", "echo", "back"]).ok(), "back\n");
+            }
+        }
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while node.path("etc/pve/nodes/pve1/lxc/8395.conf").exists() {
+            let words = ["destroy", "8395", "--force", "1", "--destroy-unreferenced-disks", "1"];
+            let destroyed = node.run("pct", &words);
+            assert!(destroyed.code == 0 || Instant::now() < deadline, "round {round}: {destroyed:?}");
+        }
+        wait_for("nothing to be left", 20, || {
+            let mut left = left(&node);
+            // A writer that was killed before there was a configuration; the next one removes what it left.
+            left.retain(|line| !line.contains("/.8395.conf.tmp."));
+            assert!(left.is_empty() || Instant::now() < deadline, "round {round}: {left:?}");
+            left.is_empty().then_some(())
+        });
+    }
+}
+
+fn kill(pid: u32) {
+    // It may have ended a moment ago.
+    let _ = Command::new("kill").args(["-9", &pid.to_string()]).stderr(Stdio::null()).status();
+}
+
+/// The process of a container's monitor, by its title.
+fn monitor(node: &Node, vmid: u32) -> u32 {
+    let title = format!("[lxc monitor] {} {vmid}", node.path("var/lib/lxc").display());
+    let is_it = |pid: &u32| {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&line).trim_end_matches('\0').trim_end() == title
+    };
+    let entries = fs::read_dir("/proc").unwrap().flatten();
+    let found = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).find(is_it);
+    found.unwrap_or_else(|| panic!("no '{title}'"))
 }

@@ -1,5 +1,6 @@
 //! Reading and replacing files of ours. One function writes: lock, read, change, temporary file, sync, rename.
 
+use crate::process::ProcessId;
 use crate::{Context, Error, Result, error::ResultExt};
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use sha1::{Digest, Sha1};
@@ -7,7 +8,7 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The text of a file; an absent file is an empty one.
 pub fn read_or_empty(path: &Path) -> Result<String> {
@@ -36,12 +37,12 @@ pub fn assert_digest(current: &str, seen: Option<&str>) -> Result<()> {
 /// Replaces a file in one step; readers see the old or the new text, also after a power cut.
 ///
 /// `mode` holds for a new file, which also gets its directory's group: below `/etc/pve` that is the front server's. An
-/// existing file keeps its owner and mode.
+/// existing file keeps its owner and mode. What writers left that were killed in the same directory is removed.
 pub fn replace(path: &Path, text: &[u8], mode: u32) -> Result<()> {
     let place = || format!("unable to write '{}'", path.display());
     let directory = path.parent().unwrap_or(Path::new("/"));
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let temporary = directory.join(format!(".{name}.tmp.{}.{}", std::process::id(), unique_number()));
+    remove_abandoned(directory);
+    let temporary = temporary_for(path);
     let write = || -> std::io::Result<()> {
         let fd = rustix::fs::open(
             &temporary,
@@ -69,8 +70,7 @@ pub fn replace(path: &Path, text: &[u8], mode: u32) -> Result<()> {
 /// Replaces a file that is made anew when it is lost, such as what is written for a start: in one step for readers, but
 /// without waiting for the disk.
 pub fn replace_volatile(path: &Path, text: &[u8], mode: u32) -> Result<()> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let temporary = path.with_file_name(format!(".{name}.tmp.{}.{}", std::process::id(), unique_number()));
+    let temporary = temporary_for(path);
     let write = || -> std::io::Result<()> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let mut file = File::from(rustix::fs::open(&temporary, flags, Mode::from_raw_mode(mode))?);
@@ -86,6 +86,34 @@ pub fn replace_volatile(path: &Path, text: &[u8], mode: u32) -> Result<()> {
     write()
         .inspect_err(|_| drop(fs::remove_file(&temporary)))
         .context(|| format!("unable to write '{}'", path.display()))
+}
+
+/// What stands between a temporary file's final name and its writer.
+const TEMPORARY: &str = ".tmp.";
+
+/// `.NAME.tmp.PID.START.NUMBER`: whoever finds it can tell whether its writer lives.
+fn temporary_for(path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let ProcessId { pid, start } = ProcessId::current();
+    path.with_file_name(format!(".{name}{TEMPORARY}{pid}.{start}.{}", unique_number()))
+}
+
+/// Whose temporary file has this name, if it has such a name at all.
+fn writer_of(name: &str) -> Option<ProcessId> {
+    let (_, writer) = name.strip_prefix('.')?.rsplit_once(TEMPORARY)?;
+    let mut numbers = writer.split('.').map(str::parse::<u64>);
+    let (pid, start, _) = (numbers.next()?.ok()?, numbers.next()?.ok()?, numbers.next()?.ok()?);
+    numbers.next().is_none().then_some(ProcessId { pid: pid.try_into().ok()?, start })
+}
+
+/// Removes temporary files in a directory whose writers have ended.
+pub fn remove_abandoned(directory: &Path) {
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        if writer_of(&entry.file_name().to_string_lossy()).is_some_and(|writer| !writer.is_alive()) {
+            // Another one may have been faster; what cannot be removed is tried again by the next writer.
+            let _ = fs::remove_file(entry.path());
+        }
+    }
 }
 
 fn copy_owner_and_mode(file: &File, old: &fs::Metadata) -> std::io::Result<()> {
@@ -143,6 +171,21 @@ mod tests {
         assert_eq!(fs::read(&path).unwrap(), b"two");
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o604);
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn temporary_files_of_dead_writers_go_with_the_next_writing() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = |name: &str| directory.path().join(name);
+        let temporary = temporary_for(&file("b.cfg"));
+        assert_eq!(writer_of(&temporary.file_name().unwrap().to_string_lossy()), Some(ProcessId::current()));
+        let (pid, start) = (std::process::id(), ProcessId::current().start);
+        let dead = [format!(".a.cfg.tmp.{pid}.{}.0", start + 1), ".b.tmp.cfg.tmp.4294967295.7.3".into()];
+        let kept = [".b.cfg.tmp.x".into(), "b.cfg.tmp.1.1.1".into(), format!(".b.cfg.tmp.{pid}.{start}.9")];
+        dead.iter().chain(&kept).for_each(|name| fs::write(file(name), "").unwrap());
+        replace(&file("a.cfg"), b"one", 0o640).unwrap();
+        assert!(dead.iter().all(|name| !file(name).exists()));
+        assert!(kept.iter().all(|name| file(name).exists()));
     }
 
     #[test]

@@ -140,6 +140,9 @@ fn fill(task: &Task, wanted: &Clone, plan: &Plan, made: &mut Vec<VolumeId>) -> R
             storage::clone_linked(ctx, &id, snapshot, target)?
         };
         made.push(new.clone());
+        if snapshot.is_some() {
+            disk::forget_user(ctx, &new)?;
+        }
         point.set_volume(new.to_string(), None);
         guest::update(ctx, GuestKind::Lxc, target, |config| {
             config.current.set(point.key.clone(), point.print());

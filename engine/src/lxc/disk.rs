@@ -102,6 +102,17 @@ fn prepare(ctx: &Context, id: &VolumeId, format: Format, map: &IdMap, log: &dyn 
     .context(|| format!("unable to format volume '{id}'"))
 }
 
+/// Takes the mark "mounted elsewhere" off a volume that was copied or set back while its file system was in use: else the
+/// kernel waits for another user that does not exist, 11 seconds and more. The caller knows that nobody has it mounted.
+pub fn forget_user(ctx: &Context, id: &VolumeId) -> Result<()> {
+    let path = storage::activate_volume(ctx, id, None)?;
+    if !path.is_dir() {
+        // What is no ext4 has no such mark, and the mount will say what is wrong with it.
+        let _ = command::run("tune2fs", &["-f", "-E", "clear_mmp", &path.to_string_lossy()]);
+    }
+    Ok(())
+}
+
 /// Removes volumes that were made for nothing, and reports each failure.
 pub fn free_all(ctx: &Context, volumes: &[VolumeId]) -> Vec<Error> {
     volumes.iter().filter_map(|volume| storage::free(ctx, volume).err()).collect()

@@ -18,6 +18,10 @@ const LONGEST_NAME: usize = 106;
 /// The number of the question for the process number of the container's init.
 const GET_INIT_PID: i32 = 4;
 
+/// How long a monitor may take to answer. One that is there but busy on a loaded machine must not pass for a container
+/// that does not run.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// The directory of all containers' directories.
 pub fn containers(ctx: &Context) -> PathBuf {
     ctx.root.path("/var/lib/lxc")
@@ -34,7 +38,7 @@ pub fn connect(ctx: &Context, vmid: Vmid) -> Option<UnixStream> {
     let name = socket_name(path.as_os_str().as_bytes(), vmid);
     let address = SocketAddr::from_abstract_name(name).ok()?;
     let stream = UnixStream::connect_addr(&address).ok()?;
-    let limit = Some(Duration::from_secs(2));
+    let limit = Some(PATIENCE);
     stream.set_read_timeout(limit).and_then(|()| stream.set_write_timeout(limit)).ok()?;
     Some(stream)
 }

@@ -11,7 +11,7 @@
 use super::liblxc::Runtime;
 use super::stop::{self, Stop};
 use super::volume::{self, MountPoint, Source};
-use super::{freeze, monitor, update};
+use super::{disk, freeze, monitor, update};
 use crate::config::guest::{GuestConfig, GuestKind, Part};
 use crate::storage::{self, Feature, VolumeId};
 use crate::{Context, Error, Result, Task, Vmid, bail, guest};
@@ -244,7 +244,9 @@ pub fn rollback(task: &Task, runtime: &dyn Runtime, vmid: Vmid, name: &str) -> R
     })?;
     // From here on a failure leaves the lock: some volumes may be of the old state, some of the new one.
     for point in volumes(&part)? {
-        storage::rollback(ctx, &volume_id(&point)?, name)?;
+        let id = volume_id(&point)?;
+        storage::rollback(ctx, &id, name)?;
+        disk::forget_user(ctx, &id)?;
     }
     guest::update(ctx, GuestKind::Lxc, vmid, |config| {
         let before = config.current.clone();
