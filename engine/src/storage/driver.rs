@@ -118,9 +118,14 @@ pub trait Driver: Sync {
         feature: Feature,
         name: &str,
         snapshot: Option<&str>,
-        _running: bool,
+        running: bool,
     ) -> Result<bool> {
         let described = self.describe(storage, name)?;
+        // A chain changes below a running guest without its QEMU knowing. (PVE has QEMU take part in that)
+        let is_chain = storage.entry.flag("snapshot-as-volume-chain").unwrap_or(false);
+        if running && is_chain && feature == Feature::Snapshot && described.format == Format::Qcow2 {
+            return Ok(false);
+        }
         let state = match snapshot {
             Some(_) => State::Snapshot,
             None if described.is_base => State::Base,
@@ -156,6 +161,11 @@ pub trait Driver: Sync {
     /// Undoes what activation did (unmounts, logs out).
     fn deactivate(&self, _storage: &Storage) -> Result<()> {
         Ok(())
+    }
+
+    /// Whether touching it may hang in the kernel, because another machine has to answer.
+    fn is_remote(&self) -> bool {
+        false
     }
 
     /// How long it may take to become ready and say how full it is, before it counts as one that hangs.

@@ -6,7 +6,8 @@
 use super::volume::Format;
 use crate::Result;
 use std::fs::File;
-use std::os::unix::fs::FileExt;
+use std::io::{Seek, SeekFrom};
+use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::Path;
 
 /// Longest backing file name that QEMU accepts.
@@ -40,7 +41,19 @@ pub fn read(path: &Path) -> Result<Header> {
 
 /// Reads the header of an open file.
 pub fn read_file(file: &File) -> std::io::Result<Header> {
-    read_part(file, 0, file.metadata()?.len())
+    read_part(file, 0, length(file)?)
+}
+
+/// The bytes of a file or a block device, for which metadata know none.
+fn length(mut file: &File) -> std::io::Result<u64> {
+    let metadata = file.metadata()?;
+    if !metadata.file_type().is_block_device() {
+        return Ok(metadata.len());
+    }
+    let before = file.stream_position()?;
+    let length = file.seek(SeekFrom::End(0))?;
+    file.seek(SeekFrom::Start(before))?;
+    Ok(length)
 }
 
 /// Reads the header of an image that lies within a file.

@@ -22,6 +22,7 @@ pub mod extract;
 pub mod feature;
 pub mod guest_volume;
 pub mod handlers;
+mod headers;
 pub mod image;
 pub mod import;
 pub mod iscsi;
@@ -109,8 +110,7 @@ pub fn driver_of(storage: &Storage) -> Result<&'static dyn Driver> {
 pub(crate) fn activated<'a>(ctx: &'a Context, id: &str) -> Result<(Storage<'a>, &'static dyn Driver)> {
     let storage = find_enabled(ctx, id)?;
     let driver = driver_of(&storage)?;
-    status::check_answers(ctx, id)?;
-    driver.activate(&storage)?;
+    status::ready(&storage, driver)?;
     Ok((storage, driver))
 }
 

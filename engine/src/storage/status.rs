@@ -5,9 +5,9 @@
 
 use super::config::{Entry, StorageConfig};
 use super::content::Content;
-use super::driver::{Space, Storage};
+use super::driver::{Driver, Space, Storage};
 use super::driver_of;
-use crate::{Context, Error, Result};
+use crate::{Context, Error, Result, mounts};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use std::collections::BTreeMap;
@@ -20,6 +20,10 @@ pub(super) const DEADLINE: Duration = Duration::from_secs(2);
 
 /// How long tools of this machine may take that look at its own disks: a busy machine is no dead server.
 pub(super) const LOCAL_TOOLS: Duration = Duration::from_secs(15);
+
+/// How long a server may take to answer before work on its storage begins; one that is busy writing needs more than a
+/// moment.
+const BEFORE_WORK: Duration = Duration::from_secs(10);
 
 /// How long a storage may take when it is made.
 const FIRST_USE: Duration = Duration::from_secs(40);
@@ -142,6 +146,20 @@ fn unreachable(id: &str, since: i64) -> Error {
 /// Fails at once while a probe of this storage hangs, so that nobody else waits for it.
 pub(super) fn check_answers(ctx: &Context, id: &str) -> Result<()> {
     still_hangs(&mut hanging(), &key(ctx, id)).map_or(Ok(()), |since| Err(unreachable(id, since)))
+}
+
+/// Makes a storage usable for work on it, or fails in time: whatever would hang in the kernel does so in a thread that is
+/// left behind, and everybody after the first is told at once.
+pub(super) fn ready(storage: &Storage, driver: &'static dyn Driver) -> Result<()> {
+    let (ctx, id) = (storage.ctx, &storage.id);
+    check_answers(ctx, id)?;
+    if !driver.is_remote() {
+        return driver.activate(storage);
+    }
+    let is_mounted = storage.entry.path().is_ok_and(|path| mounts::at(path).is_some());
+    let patience = if is_mounted { BEFORE_WORK } else { FIRST_USE };
+    let answer = start(ctx, id.clone(), storage.entry.clone())?;
+    wait(ctx, id, answer, Instant::now(), patience).map(drop)
 }
 
 /// Since when a probe hangs; one that has come to its end is forgotten.

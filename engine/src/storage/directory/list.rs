@@ -1,6 +1,6 @@
 //! What lies in a directory storage. (PVE: pve-storage PVE/Storage/Plugin.pm, list_images and list_volumes)
 //!
-//! One pass over each directory, one short read per image. A file that vanishes meanwhile is left out.
+//! One pass over each directory, one short read per image that has changed. A file that vanishes meanwhile is left out.
 
 use super::attributes::{notes_path, protection_path};
 use super::check_inside;
@@ -8,7 +8,7 @@ use super::name::{FileName, ImageName, Name, backup_subtype, parse_image_file};
 use crate::config::guest::GuestKind;
 use crate::storage::content::Content;
 use crate::storage::driver::{Filter, Storage};
-use crate::storage::image;
+use crate::storage::headers;
 use crate::storage::volume::{Format, Volume};
 use crate::{Result, Vmid, error::ResultExt, guest};
 use std::collections::HashMap;
@@ -100,7 +100,7 @@ pub fn image_volume(storage: &Storage, directory: &Path, vmid: Vmid, entry: &Dir
         Format::Subvol => ("subvol", 0, None),
         Format::Raw => ("raw", metadata.len(), None),
         Format::Qcow2 | Format::Vmdk => {
-            let header = image::read(&entry.path()).ok()?;
+            let header = headers::header(&entry.path(), &metadata).ok()?;
             let name = if header.format == format { format.name() } else { "invalid" };
             (name, header.size, header.backing)
         }

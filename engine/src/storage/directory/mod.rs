@@ -32,6 +32,11 @@ pub trait Mount: Sync {
         Ok(())
     }
 
+    /// See [`Driver::is_remote`].
+    fn is_remote(&self) -> bool {
+        false
+    }
+
     /// See [`Driver::secret_options`].
     fn secret_options(&self) -> &'static [&'static str] {
         &[]
@@ -117,6 +122,10 @@ impl<M: Mount> Driver for FileDriver<M> {
 
     fn deactivate(&self, storage: &Storage) -> Result<()> {
         self.0.unmount(storage)
+    }
+
+    fn is_remote(&self) -> bool {
+        self.0.is_remote()
     }
 
     fn space(&self, storage: &Storage) -> Result<Space> {

@@ -12,6 +12,7 @@ use super::{device, extend, full_name, group, remove, rename};
 use crate::storage::driver::Storage;
 use crate::storage::guest_volume::{GuestVolume, check_snapshot};
 use crate::storage::image;
+use crate::storage::volume::Format;
 use crate::tool::{QUESTION, Tool};
 use crate::{Error, Result, ResultExt, bail};
 use serde_json::Value;
@@ -121,7 +122,7 @@ pub(super) fn write_image(storage: &Storage, name: &str, size: u64, backing: &Ba
 
 /// The size in an active image's header; quick, for lists.
 pub(super) fn header_size(storage: &Storage, name: &str) -> Option<u64> {
-    let header = image::read(&device(storage, name).ok()?).ok()?;
+    let header = image::read(&device(storage, name).ok()?).ok().filter(|header| header.format == Format::Qcow2)?;
     header.backing.is_none_or(|backing| !Path::new(&backing).is_absolute()).then_some(header.size)
 }
 

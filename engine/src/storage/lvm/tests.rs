@@ -324,3 +324,12 @@ fn thin_volumes_go_back_and_become_templates() {
     assert!(LvmThin.rollback(&storage, "vm-100-disk-0", "a").is_err());
     assert!(node.changes().ends_with("lvremove -f -- pve/vm-100-disk-0\nlvremove -f -- pve/rollback_vm-100-disk-0\n"));
 }
+
+#[test]
+fn a_chain_is_not_changed_below_a_running_guest() {
+    let node = Node::new(&[]);
+    let storage = node.storage("lvm", &[("snapshot-as-volume-chain", "1")]);
+    let can = |feature, running| Lvm.can(&storage, feature, "vm-100-disk-0.qcow2", None, running).unwrap();
+    assert!(can(Feature::Snapshot, false) && !can(Feature::Snapshot, true));
+    assert!(can(Feature::Copy, true));
+}

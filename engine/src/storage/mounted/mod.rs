@@ -74,6 +74,10 @@ impl<S: Share> Mount for Mounted<S> {
         deactivate(&self.0, storage)
     }
 
+    fn is_remote(&self) -> bool {
+        true
+    }
+
     fn secret_options(&self) -> &'static [&'static str] {
         self.0.secret_options()
     }
