@@ -101,7 +101,12 @@ fn stop(tool: &Tool, mut child: Child) {
         let _ = child.kill();
     }
     let end = Instant::now() + GRACE;
-    while matches!(child.try_wait(), Ok(None)) && Instant::now() < end {
+    while matches!(child.try_wait(), Ok(None)) {
+        if Instant::now() >= end {
+            // Its end is waited for by nobody else, and it must not stay as a zombie of a daemon.
+            std::thread::spawn(move || drop(child.wait()));
+            return;
+        }
         std::thread::sleep(Duration::from_millis(5));
     }
 }
