@@ -153,7 +153,7 @@ fn put_together(root: &Path, folder: &Path) -> Result<(), String> {
     run(Command::new("dd").arg(format!("if={}", file_system.display())).arg(format!("of={}", disk.display())).args([
         "bs=1M",
         "conv=notrunc,sparse",
-        &format!("seek={}", ROOT_AT * SECTOR >> 20),
+        &format!("seek={}", (ROOT_AT * SECTOR) >> 20),
         "status=none",
     ]))?;
     fs::remove_file(file_system).map_err(text)
