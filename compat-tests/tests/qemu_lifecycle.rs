@@ -108,6 +108,9 @@ fn a_vm_is_made_started_stopped_and_leaves_nothing() {
     let busy = client.delete(VM);
     assert_eq!((busy.status, busy.reason.as_str()), (500, "VM 7100 is running - destroy failed"));
 
+    client.put(&format!("{VM}/sendkey"), &[("key", "ctrl-alt-f1")]).data();
+    let unknown = client.put(&format!("{VM}/sendkey"), &[("key", "nokey")]);
+    assert_eq!(unknown.status, 500, "{}", unknown.reason);
     node.finish(&client, &client.post(&format!("{VM}/status/suspend"), &[]).data());
     assert_eq!(client.get(&format!("{VM}/status/current")).data()["qmpstatus"], "paused");
     let shutdown = client.post(&format!("{VM}/status/shutdown"), &[]);
@@ -121,6 +124,13 @@ fn a_vm_is_made_started_stopped_and_leaves_nothing() {
     assert_eq!(client.get(&format!("{VM}/status/current")).data()["status"], "stopped");
     assert_eq!(files(&node, "run/qemu-server"), [""; 0]);
     assert!(!has_link("tap7100i0"));
+
+    client.put(&format!("{VM}/unlink"), &[("idlist", "virtio0")]).data();
+    assert_eq!(client.get(&format!("{VM}/config")).data()["unused0"], "local:7100/vm-7100-disk-1.raw");
+    client.put(&format!("{VM}/unlink"), &[("idlist", "unused0"), ("force", "1")]).data();
+    assert_eq!(files(&node, "var/lib/vz/images/7100"), ["vm-7100-disk-0.qcow2"]);
+    let nothing = client.put(&format!("{VM}/unlink"), &[("idlist", "scsi77")]);
+    assert_eq!((nothing.status, nothing.json()["errors"]["delete"].as_str()), (400, Some("unknown option 'scsi77'")));
     node.finish(&client, &client.delete(VM).data());
     assert_eq!(files(&node, "var/lib/vz/images/7100"), [""; 0]);
     let gone = client.get(&format!("{VM}/status/current"));

@@ -171,7 +171,7 @@ pub fn send_key(call: &Call) -> Result<Reply> {
     let key: String = call.param("key")?;
     check_running(call, vmid)?;
     let answer = qmp::human(call.ctx, vmid, &format!("sendkey {key}"))?;
-    if answer.trim().is_empty() { Ok(Reply::null()) } else { Err(Error::new(answer)) }
+    if answer.trim().is_empty() { Ok(Reply::null()) } else { Err(Error::new(answer.trim())) }
 }
 
 /// `POST monitor`: a line of the human monitor.
