@@ -121,7 +121,9 @@ pub fn run(ctx: &Context, verb: Verb, template: &str, params: Map<String, Value>
 
 fn call(ctx: &Context, method: &'static Method, params: Map<String, Value>) -> Result<Reply> {
     let handler = handler(method.verb, method.template).ok_or_else(|| not_implemented(method.verb, method.template))?;
-    if method.template.starts_with("/nodes/{node}/qemu") {
+    // A volume that somebody makes for a VM must not be taken for what a killed process has left of another one.
+    if ["/nodes/{node}/qemu", "/nodes/{node}/storage/{storage}/content"].iter().any(|p| method.template.starts_with(p))
+    {
         crate::qemu::recovery::before(ctx);
     }
     handler(&Call { ctx, method, params: Params::verified(params) })

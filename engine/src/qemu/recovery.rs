@@ -13,7 +13,7 @@ use super::qmp::Monitor;
 use super::{agent, block, clone, edit, files, snapshot, status};
 use crate::config::guest::{GuestConfig, GuestKind};
 use crate::process::ProcessId;
-use crate::storage::{self, VolumeId};
+use crate::storage::{self, Content, VolumeId};
 use crate::{Context, Result, Task, Vmid, error::ResultExt, file, guest, lock};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -49,7 +49,7 @@ impl Work {
     pub fn begin(ctx: &Context, vmid: Vmid, facts: &Facts) -> Result<Self> {
         let mut volumes = Vec::new();
         for id in facts.storages.iter().collect::<BTreeSet<_>>() {
-            volumes.extend(storage::list(ctx, id, Some(vmid), &[])?.into_iter().map(|volume| volume.id.to_string()));
+            volumes.extend(images(ctx, id, vmid)?.iter().map(VolumeId::to_string));
         }
         let process = ProcessId::current();
         let note = json!({
@@ -64,6 +64,12 @@ impl Work {
         file::replace_volatile(&path, note.to_string().as_bytes(), 0o600)?;
         Ok(Work(path))
     }
+}
+
+/// The VM's images on a storage; backups and files are nobody's unfinished work.
+fn images(ctx: &Context, storage: &str, vmid: Vmid) -> Result<Vec<VolumeId>> {
+    let volumes = storage::list(ctx, storage, Some(vmid), &[Content::Images])?;
+    Ok(volumes.into_iter().map(|volume| volume.id).collect())
 }
 
 impl Drop for Work {
@@ -128,8 +134,8 @@ fn recover(ctx: &Context, vmid: Vmid, log: &mut dyn FnMut(&str)) -> Result<()> {
     let before: BTreeSet<String> = list("volumes").into_iter().collect();
     let mut new = Vec::new();
     for id in list("storages").into_iter().collect::<BTreeSet<_>>() {
-        let volumes = storage::list(ctx, &id, Some(vmid), &[])?.into_iter().map(|volume| volume.id);
-        new.extend(volumes.filter(|volume| !before.contains(&volume.to_string())));
+        let volumes = images(ctx, &id, vmid)?;
+        new.extend(volumes.into_iter().filter(|volume| !before.contains(&volume.to_string())));
     }
     let source: Option<Vmid> = text("source").and_then(|source| source.parse().ok());
     for machine in source.into_iter().chain([vmid]).filter(|machine| status::is_running(ctx, *machine)) {
