@@ -13,6 +13,7 @@ mod pveum;
 mod pveversion;
 mod qm;
 mod qm_disk;
+mod qm_import;
 mod qmrestore;
 
 use crate::arguments::Definition;
@@ -57,6 +58,7 @@ const TABLE: &[&[Row]] = &[
     pveversion::COMMANDS,
     qm::COMMANDS,
     qm_disk::COMMANDS,
+    qm_import::COMMANDS,
     qmrestore::COMMANDS,
 ];
 
