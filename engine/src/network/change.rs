@@ -62,7 +62,7 @@ pub enum Change {
     SetOptions {
         /// Its name.
         name: String,
-        /// All that is wanted.
+        /// What is wanted; of a bond, only what differs.
         kind: Kind,
     },
     /// Adds or removes an other end of a VXLAN.
@@ -171,13 +171,13 @@ fn bridge_options(bridge: &Bridge) -> String {
 }
 
 fn bond_options(bond: &Bond) -> String {
-    let mode = super::interfaces::BOND_MODES.get(usize::from(bond.mode)).map(|mode| (*mode).to_owned());
+    let name = |mode: u8| super::interfaces::BOND_MODES.get(usize::from(mode)).map(|mode| (*mode).to_owned());
     list(&[
-        ("mode", mode),
+        ("mode", bond.mode.and_then(name)),
         ("miimon", bond.miimon.map(|value| value.to_string())),
         ("updelay", bond.updelay.map(|value| value.to_string())),
         ("downdelay", bond.downdelay.map(|value| value.to_string())),
-        ("primary", bond.primary.clone()),
+        ("primary", bond.primary.clone().map(|port| if port.is_empty() { "none".into() } else { port })),
         ("hash-policy", bond.hash_policy.map(|value| value.to_string())),
         ("lacp-rate", bond.lacp_fast.map(|fast| if fast { "fast".into() } else { "slow".into() })),
         ("min-links", bond.min_links.map(|value| value.to_string())),

@@ -5,7 +5,7 @@
 
 use super::change::Change;
 use super::netlink::PortVlans;
-use super::state::{Kind, Link, PortFlags, Route, State};
+use super::state::{Bond, Kind, Link, PortFlags, Route, State};
 use super::wanted::Wanted;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -180,9 +180,38 @@ impl Planner<'_> {
         for name in self.order() {
             let link = &self.target[&name];
             if link.kind.is_made() && self.is_new(&name) {
-                let (kind, mac) = (without_usual(&link.kind, &Kind::default()), link.mac.clone());
+                let kind = match without_usual(&link.kind, &Kind::default()) {
+                    Kind::Bond(bond) => {
+                        // The first mode is zero, and a bond is made with its mode.
+                        Kind::Bond(Bond { mode: bond.mode, ..bond.without_same(&Bond::default()) })
+                    }
+                    kind => kind,
+                };
+                let mac = self.address_below(&name, 0);
                 self.push(Change::Create { name, kind, mac });
             }
+        }
+    }
+
+    /// The hardware address that a new link is made with: the one written for it, else for bridges and bonds that of their
+    /// first card. The kernel would take it over, too, unless the device manager has been faster and set one that no
+    /// switch outside knows.
+    fn address_below(&self, name: &str, seen: usize) -> Option<String> {
+        let link = self.target.get(name);
+        if let Some(mac) = link.and_then(|link| link.mac.clone()) {
+            return Some(mac);
+        }
+        match link.map(|link| &link.kind) {
+            Some(Kind::Bridge(_) | Kind::Bond(_)) if seen < 8 => {
+                let is_port = |link: &Link| link.controller.as_deref() == Some(name);
+                let mut ports = self.target.iter().filter(|(_, link)| is_port(link));
+                ports.find_map(|(port, _)| self.address_below(port, seen + 1))
+            }
+            // By itself it always has the address of the link below.
+            Some(Kind::Vlan { .. }) if seen == 0 => None,
+            Some(Kind::Vlan { raw, .. }) if seen < 8 => self.address_below(raw, seen + 1),
+            Some(Kind::Hardware) | None => self.actual.links.get(name)?.mac.clone(),
+            _ => None,
         }
     }
 
@@ -209,21 +238,12 @@ impl Planner<'_> {
                     }
                 }
                 (Kind::Bond(wanted), Kind::Bond(now)) => {
-                    let needs_down = wanted.mode != now.mode || differs(&wanted.lacp_fast, &now.lacp_fast);
-                    let differs = [
-                        needs_down,
-                        differs(&wanted.miimon, &now.miimon),
-                        differs(&wanted.updelay, &now.updelay),
-                        differs(&wanted.downdelay, &now.downdelay),
-                        differs(&wanted.primary, &now.primary),
-                        differs(&wanted.hash_policy, &now.hash_policy),
-                        differs(&wanted.min_links, &now.min_links),
-                    ];
-                    if needs_down && actual.up {
+                    let new = wanted.without_same(now);
+                    if (new.mode.is_some() || new.lacp_fast.is_some()) && actual.up {
                         self.push(Change::Down(name.clone()));
                     }
-                    if differs.contains(&true) {
-                        self.push(Change::SetOptions { name: name.clone(), kind: link.kind.clone() });
+                    if new != Bond::default() {
+                        self.push(Change::SetOptions { name: name.clone(), kind: Kind::Bond(new) });
                     }
                 }
                 (Kind::Vxlan(wanted), Kind::Vxlan(now)) => self.remotes(&name, &wanted.remotes, &now.remotes),

@@ -96,15 +96,15 @@ pub struct Bridge {
 /// Options of a bond.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bond {
-    /// Number of the mode, as the kernel counts.
-    pub mode: u8,
+    /// Number of the mode, as the kernel counts; none in a change that leaves it.
+    pub mode: Option<u8>,
     /// Milliseconds between looks at the cables.
     pub miimon: Option<u32>,
     /// Milliseconds to wait before a port is used.
     pub updelay: Option<u32>,
     /// Milliseconds to wait before a port is given up.
     pub downdelay: Option<u32>,
-    /// The port that is preferred (active-backup).
+    /// The port that is preferred (active-backup); empty means none.
     pub primary: Option<String>,
     /// Number of the hash policy, as the kernel counts.
     pub hash_policy: Option<u8>,
@@ -245,6 +245,28 @@ impl fmt::Display for Route {
         write!(f, " dev {}", self.link)?;
         self.metric.map_or(Ok(()), |metric| write!(f, " metric {metric}"))
     }
+}
+
+impl Bond {
+    /// The options that differ from those of another. The kernel takes some only from a bond without ports, even when they
+    /// stay as they are.
+    pub fn without_same(&self, now: &Bond) -> Bond {
+        Bond {
+            mode: new_value(&self.mode, &now.mode),
+            miimon: new_value(&self.miimon, &now.miimon),
+            updelay: new_value(&self.updelay, &now.updelay),
+            downdelay: new_value(&self.downdelay, &now.downdelay),
+            primary: new_value(&self.primary, &now.primary),
+            hash_policy: new_value(&self.hash_policy, &now.hash_policy),
+            lacp_fast: new_value(&self.lacp_fast, &now.lacp_fast),
+            min_links: new_value(&self.min_links, &now.min_links),
+        }
+    }
+}
+
+/// What is wanted, if it differs. A part that nobody wants never does; one that the kernel does not know counts as zero.
+fn new_value<T: PartialEq + Default + Clone>(wanted: &Option<T>, now: &Option<T>) -> Option<T> {
+    wanted.clone().filter(|wanted| *wanted != now.clone().unwrap_or_default())
 }
 
 impl Kind {

@@ -270,16 +270,19 @@ impl Interface<'_> {
                 Some(number.ok_or_else(|| self.wrong(&format!("unknown bond-xmit-hash-policy '{policy}'")))? as u8)
             }
         };
-        let lacp_fast = self.get("bond-lacp-rate").map(|rate| matches!(rate, "1" | "fast"));
+        let lacp_fast = self.get("bond-lacp-rate").is_some_and(|rate| matches!(rate, "1" | "fast"));
+        // What is not said is the kernel's usual value, so that an option which leaves the file goes back to it.
+        let number = |key: &str| -> Result<Option<u32>> { Ok(Some(self.number(key)?.unwrap_or(0))) };
+        let primary = self.get("bond-primary").unwrap_or_default().to_owned();
         Ok(Bond {
-            mode: mode as u8,
+            mode: Some(mode as u8),
             miimon: Some(self.number("bond-miimon")?.unwrap_or(100)),
-            updelay: self.number("bond-updelay")?,
-            downdelay: self.number("bond-downdelay")?,
-            primary: self.get("bond-primary").filter(|_| matches!(mode, 1 | 5 | 6)).map(str::to_owned),
-            hash_policy: policy.filter(|_| matches!(mode, 2 | 4 | 5)),
-            lacp_fast: lacp_fast.filter(|_| mode == 4),
-            min_links: self.number("bond-min-links")?,
+            updelay: number("bond-updelay")?,
+            downdelay: number("bond-downdelay")?,
+            primary: Some(primary).filter(|_| matches!(mode, 1 | 5 | 6)),
+            hash_policy: Some(policy.unwrap_or(0)).filter(|_| matches!(mode, 2 | 4 | 5)),
+            lacp_fast: Some(lacp_fast).filter(|_| mode == 4),
+            min_links: number("bond-min-links")?,
         })
     }
 

@@ -99,6 +99,8 @@ impl Machine {
         let mut script = format!("date -u -s @{now} >/dev/null\n");
         for (at, (card, _)) in CARDS.iter().enumerate().skip(1) {
             script += &format!("ip link set dev {card} address {}\n", self.hardware_address(at));
+            // LACP joins only cards that know their speed.
+            script += &format!("ethtool -s {card} speed 1000 duplex full\n");
         }
         self.ssh()?.script(&script).map(drop)
     }

@@ -209,7 +209,7 @@ fn bond(options: &[InfoBond], names: &BTreeMap<u32, String>) -> Bond {
     let mut bond = Bond::default();
     for option in options {
         match option {
-            InfoBond::Mode(mode) => bond.mode = u8::from(*mode),
+            InfoBond::Mode(mode) => bond.mode = Some(u8::from(*mode)),
             InfoBond::MiiMon(time) => bond.miimon = Some(*time),
             InfoBond::UpDelay(time) => bond.updelay = Some(*time),
             InfoBond::DownDelay(time) => bond.downdelay = Some(*time),

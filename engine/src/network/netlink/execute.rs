@@ -156,10 +156,11 @@ fn bridge(bridge: &Bridge) -> Vec<InfoBridge> {
 }
 
 fn bond(bond: &Bond) -> Result<Vec<InfoBond>> {
-    let primary = bond.primary.as_deref().map(index_of).transpose()?;
+    let primary =
+        bond.primary.as_deref().map(|port| if port.is_empty() { Ok(0) } else { index_of(port) }).transpose()?;
     let lacp = bond.lacp_fast.map(|fast| if fast { BondLacpRate::Fast } else { BondLacpRate::Slow });
     let options = [
-        Some(InfoBond::Mode(BondMode::from(bond.mode))),
+        bond.mode.map(|mode| InfoBond::Mode(BondMode::from(mode))),
         bond.miimon.map(InfoBond::MiiMon),
         bond.updelay.map(InfoBond::UpDelay),
         bond.downdelay.map(InfoBond::DownDelay),

@@ -81,10 +81,20 @@ fn carry_out(state: &mut State, change: &Change) {
         }
         Change::SetOptions { name, kind } => {
             let link = state.links.get_mut(name).unwrap();
-            if let (Kind::Bond(now), Kind::Bond(new)) = (&link.kind, kind) {
-                assert!(now.mode == new.mode || !link.up, "{change}: it is up");
+            match (&mut link.kind, kind) {
+                (Kind::Bond(now), Kind::Bond(new)) => {
+                    assert!(new.mode.is_none() && new.lacp_fast.is_none() || !link.up, "{change}: it is up");
+                    now.mode = new.mode.or(now.mode);
+                    now.miimon = new.miimon.or(now.miimon);
+                    now.updelay = new.updelay.or(now.updelay);
+                    now.downdelay = new.downdelay.or(now.downdelay);
+                    now.primary = new.primary.clone().or(now.primary.take());
+                    now.hash_policy = new.hash_policy.or(now.hash_policy);
+                    now.lacp_fast = new.lacp_fast.or(now.lacp_fast);
+                    now.min_links = new.min_links.or(now.min_links);
+                }
+                (now, new) => *now = new.clone(),
             }
-            link.kind = kind.clone();
         }
         Change::Remote { name, remote, add } => {
             let Kind::Vxlan(vxlan) = &mut state.links.get_mut(name).unwrap().kind else { panic!("{change}") };
