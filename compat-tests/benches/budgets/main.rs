@@ -7,6 +7,7 @@ mod connection;
 mod containers;
 mod guests;
 mod measure;
+mod network;
 mod node;
 mod storage;
 
@@ -33,6 +34,9 @@ fn main() -> ExitCode {
     if wanted("guests") {
         guests::start_vm(&mut table);
         containers::measure(&mut table);
+    }
+    if wanted("network") {
+        network::rows(&mut table);
     }
     if wanted("storage") {
         storage::rows(&mut table);

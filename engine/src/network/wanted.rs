@@ -342,8 +342,12 @@ impl Interface<'_> {
         for stanza in
             self.stanzas.iter().filter(|stanza| !matches!(stanza.method.as_str(), "manual" | "dhcp" | "loopback"))
         {
-            let mask = stanza.options.iter().find(|(key, _)| key == "netmask").map(|(_, mask)| mask.as_str());
-            for (_, text) in stanza.options.iter().filter(|(key, _)| key == "address") {
+            let first_mask = stanza.options.iter().find(|(key, _)| key == "netmask").map(|(_, mask)| mask.as_str());
+            for (at, (_, text)) in stanza.options.iter().enumerate().filter(|(_, (key, _))| key == "address") {
+                // Its own mask stands behind it, before the next address.
+                let own = stanza.options[at + 1..].iter().take_while(|(key, _)| key != "address");
+                let own = own.filter(|(key, _)| key == "netmask").map(|(_, mask)| mask.as_str()).last();
+                let mask = own.or(first_mask);
                 let place = |what: String| Error::new(format!("{}: {what}", stanza.place));
                 let net = parse_net(text, mask)
                     .ok_or_else(|| place(format!("address '{text}' of '{}' is none", self.name)))?;

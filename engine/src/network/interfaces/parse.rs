@@ -1,5 +1,6 @@
 //! From text to interfaces.
 
+use super::kind::{prefix_length, split_prefix};
 use super::{ALIASES, BOND_MODES, Family, Iface, Interfaces, KernelView};
 use std::collections::BTreeSet;
 
@@ -172,7 +173,9 @@ impl Reader {
             "address" | "netmask" | "broadcast" | "gateway" => {
                 let is_six = family.is_none() && id != "netmask" && value.contains(':');
                 let key = format!("{id}{}", if is_six { "6" } else { suffix });
-                if iface.values.contains_key(&key) {
+                if id == "netmask" {
+                    iface.mask(family, &key, value);
+                } else if iface.values.contains_key(&key) {
                     iface.kept(family).push(text.to_owned());
                 } else {
                     iface.set(&key, value);
@@ -206,6 +209,19 @@ impl Reader {
 }
 
 impl Iface {
+    /// A mask belongs to the further address just before it, else to the first address; there the last mask counts.
+    fn mask(&mut self, family: Family, key: &str, mask: &str) {
+        let is_first = !self.values.contains_key(key);
+        let further = self.kept(family).last_mut().filter(|line| {
+            let address = line.strip_prefix("address").map(str::trim_start);
+            !is_first && address.is_some_and(|address| split_prefix(address).is_none())
+        });
+        match (further, prefix_length(mask)) {
+            (Some(line), Some(prefix)) => *line = format!("{}/{prefix}", line.trim_end()),
+            _ => self.set(key, mask),
+        }
+    }
+
     fn kept(&mut self, family: Family) -> &mut Vec<String> {
         if family == Some("inet6") { &mut self.options6 } else { &mut self.options }
     }
