@@ -5,7 +5,7 @@
 
 use crate::process::ProcessId;
 use crate::{Context, Vmid};
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixStream};
@@ -18,9 +18,9 @@ const LONGEST_NAME: usize = 106;
 /// The number of the question for the process number of the container's init.
 const GET_INIT_PID: i32 = 4;
 
-/// How long a monitor may take to answer. One that is there but busy on a loaded machine must not pass for a container
-/// that does not run.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a monitor may take to answer. One that is busy, as when its container thrashes at its memory limit, is found
+/// by its process instead.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The directory of all containers' directories.
 pub fn containers(ctx: &Context) -> PathBuf {
@@ -46,19 +46,35 @@ pub fn connect(ctx: &Context, vmid: Vmid) -> Option<UnixStream> {
 /// The init process of a running container, as the host sees it.
 pub fn init(ctx: &Context, vmid: Vmid) -> Option<ProcessId> {
     let mut stream = connect(ctx, vmid)?;
+    let pid = match ask_for_init(&mut stream) {
+        Ok(answer) => answer?,
+        // It is there and does not answer: its container must not pass for one that does not run.
+        Err(_) => child_of_peer(&stream)?,
+    };
+    ProcessId::of(pid)
+}
+
+/// What the monitor says; none while its container has no init.
+fn ask_for_init(stream: &mut UnixStream) -> io::Result<Option<u32>> {
     // struct { int command; int length; void *data }
     let mut request = [0; 16];
     request[..4].copy_from_slice(&GET_INIT_PID.to_ne_bytes());
-    stream.write_all(&request).ok()?;
+    stream.write_all(&request)?;
     // struct { int result; int length; void *data }, the pointer holds the number
     let mut response = [0; 16];
-    stream.read_exact(&mut response).ok()?;
+    stream.read_exact(&mut response)?;
     let word = |range: std::ops::Range<usize>| i32::from_ne_bytes(response[range].try_into().expect("four bytes"));
     let (result, pid) = (word(0..4), word(8..12));
-    if result < 0 {
-        return None;
-    }
-    ProcessId::of(u32::try_from(pid).ok().filter(|pid| *pid > 0)?)
+    Ok(u32::try_from(pid).ok().filter(|pid| result >= 0 && *pid > 0))
+}
+
+/// The first child of the process that listens at the other end: a monitor's only child is its container's init. None
+/// when that process has just ended.
+fn child_of_peer(stream: &UnixStream) -> Option<u32> {
+    let monitor = rustix::net::sockopt::socket_peercred(stream).ok()?.pid.as_raw_nonzero();
+    let threads = std::fs::read_dir(format!("/proc/{monitor}/task")).ok()?.flatten();
+    let lists = threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("children")).ok());
+    lists.filter_map(|list| list.split_whitespace().next()?.parse().ok()).next()
 }
 
 /// The abstract name of the socket; long paths are hashed by liblxc.
@@ -86,6 +102,21 @@ mod tests {
         let long = format!("/{}", "x".repeat(120));
         let name = String::from_utf8(socket_name(long.as_bytes(), vmid)).unwrap();
         assert!(name.starts_with("lxc/") && name.ends_with("/command") && name.len() == 4 + 16 + 8, "{name}");
+    }
+
+    #[test]
+    fn a_silent_monitor_is_found_by_its_child() {
+        let directory = tempfile::tempdir().unwrap();
+        let ctx = Context::for_test(directory.path());
+        let vmid = "100".parse().unwrap();
+        let name = socket_name(containers(&ctx).as_os_str().as_bytes(), vmid);
+        let _listener =
+            std::os::unix::net::UnixListener::bind_addr(&SocketAddr::from_abstract_name(name).unwrap()).unwrap();
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let found = init(&ctx, vmid);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(found.is_some(), "nobody accepts, but this process listens and has a child");
     }
 
     #[test]
