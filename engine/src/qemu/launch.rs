@@ -84,7 +84,7 @@ pub fn start_locked(task: &Task, vmid: Vmid, how: &Start) -> Result<()> {
     if how.state.is_none() {
         cloudinit::write(ctx, vmid, &config, &mut |line| task.log(line))?;
     }
-    check_volumes(ctx, &vm)?;
+    activate_volumes(ctx, &vm)?;
     stop::hook(task, &vm, "pre-start")?;
     let with_port = Start { spice_port: spice::reserve(ctx, &vm)?, ..how.clone() };
     let mut plan = plan(ctx, &vm, &with_port)?;
@@ -158,11 +158,12 @@ pub fn plan(ctx: &Context, vm: &Vm, how: &Start) -> Result<Plan> {
     Ok(plan)
 }
 
-/// Every volume must be there before anything is made for the start.
-fn check_volumes(ctx: &Context, vm: &Vm) -> Result<()> {
+/// Every volume must be there, and ready, before anything is made for the start.
+fn activate_volumes(ctx: &Context, vm: &Vm) -> Result<()> {
     for (slot, drive) in vm.drives()? {
         if let Some(volume) = drive.volume() {
-            crate::storage::info(ctx, &volume).map_err(|error| error.context(slot))?;
+            let ready = storage::info(ctx, &volume).and_then(|_| storage::activate_volume(ctx, &volume, None));
+            ready.map_err(|error| error.context(slot))?;
         } else if drive.file.starts_with('/') && !std::path::Path::new(&drive.file).exists() {
             crate::bail!("{slot}: '{}' does not exist", drive.file);
         }

@@ -143,7 +143,21 @@ pub fn kill(ctx: &Context, vmid: Vmid) -> Result<()> {
 /// Cleans up after a VM that has ended, and lets the changes take effect that waited for it.
 fn after_end(task: &Task, vmid: Vmid) -> Result<()> {
     files::remove_leftovers(task.ctx, vmid)?;
+    deactivate_volumes(task, vmid)?;
     pending::apply_stopped(task.ctx, vmid, &mut |text| task.warn(text))
+}
+
+/// Gives back the devices of a VM's volumes; one that somebody else uses stays.
+fn deactivate_volumes(task: &Task, vmid: Vmid) -> Result<()> {
+    let config = guest::load(task.ctx, GuestKind::Qemu, vmid)?;
+    for (_, drive) in Vm::new(vmid, &config.current).drives()? {
+        if let Some(volume) = drive.volume()
+            && let Err(error) = crate::storage::deactivate_volume(task.ctx, &volume, None)
+        {
+            task.warn(&format!("volume deactivation failed: {volume}: {error}"));
+        }
+    }
+    Ok(())
 }
 
 /// Runs the VM's hook script for a phase, if it has one. (PVE: pve-guest-common PVE/GuestHelpers.pm, exec_hookscript)

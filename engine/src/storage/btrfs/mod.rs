@@ -159,6 +159,13 @@ impl Driver for Btrfs {
         Ok(Source { path, internal: None })
     }
 
+    fn activate_volume(&self, storage: &Storage, name: &str, snapshot: Option<&str>) -> Result<PathBuf> {
+        match subvolume_image(name)? {
+            Some(_) => Ok(self.source(storage, name, snapshot)?.path),
+            None => DIRECTORY.activate_volume(storage, name, snapshot),
+        }
+    }
+
     fn info(&self, storage: &Storage, name: &str) -> Result<VolumeInfo> {
         let Some(image) = subvolume_image(name)? else { return DIRECTORY.info(storage, name) };
         let path = data_path(&image, &subvolume_path(storage, &image, None)?);

@@ -5,6 +5,7 @@
 //! left behind is known as such: whoever comes next removes it, and the name is free again.
 
 use super::images;
+use super::interrupted;
 use super::name::{ImageName, Name, disk_number, parse_image_file};
 use super::path_of;
 use crate::process::ProcessId;
@@ -226,12 +227,17 @@ pub fn remove_abandoned_of(storage: &Storage, vmid: Vmid) {
 /// Removes what killed processes of this node have left in a guest's directory.
 fn remove_abandoned(storage: &Storage, directory: &Path) {
     for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
-        let name = entry.file_name();
-        if name.to_str().and_then(|name| owner(storage, name)).is_some_and(|process| !process.is_alive()) {
-            // Another process may be doing the same.
-            let _ = fs::remove_dir_all(entry.path());
+        if is_abandoned(storage, &entry) {
+            // Another process may be doing the same, and an image that cannot be repaired says so when it is used.
+            let _ = interrupted::settle(&entry.path());
         }
     }
+}
+
+/// Whether an entry is a hidden directory of a process of this node that is gone.
+pub fn is_abandoned(storage: &Storage, entry: &fs::DirEntry) -> bool {
+    let name = entry.file_name();
+    name.to_str().and_then(|name| owner(storage, name)).is_some_and(|process| !process.is_alive())
 }
 
 /// Entries of a guest's directory, those that are being made included. These are read first: an image that is moved to

@@ -3,6 +3,7 @@
 
 mod attributes;
 pub mod images;
+mod interrupted;
 pub mod list;
 pub mod making;
 pub mod name;
@@ -204,6 +205,14 @@ impl<M: Mount> Driver for FileDriver<M> {
             None => Ok(Source { path: path_of(storage, &name)?, internal: None }),
             Some(snapshot) => snapshots::source(storage, &name, snapshot),
         }
+    }
+
+    fn activate_volume(&self, storage: &Storage, name: &str, snapshot: Option<&str>) -> Result<PathBuf> {
+        let path = self.source(storage, name, snapshot)?.path;
+        if matches!(name.parse()?, Name::Image(image) if image.format == Format::Qcow2) {
+            interrupted::repair(storage, &path)?;
+        }
+        Ok(path)
     }
 
     fn snapshot(&self, storage: &Storage, name: &str, snapshot: &str) -> Result<()> {

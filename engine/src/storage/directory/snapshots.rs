@@ -4,6 +4,7 @@
 //! A chain changes by one rename at a time, so that a kill at any point leaves either the old chain or the new one.
 
 use super::images::create_backed;
+use super::interrupted;
 use super::making::{Making, Plain};
 use super::name::{ImageName, Name};
 use super::path_of;
@@ -102,7 +103,7 @@ pub fn create(storage: &Storage, name: &Name, snapshot: &str) -> Result<()> {
         if list(storage, name)?.iter().any(|other| other == snapshot) {
             bail!("snapshot '{snapshot}' already exists on '{name}'");
         }
-        return in_image("-c", snapshot, &path);
+        return in_image(storage, "-c", snapshot, &path);
     }
     let kept = snapshot_path(&path, snapshot);
     if chain(&path)?.iter().any(|(other, _)| other == snapshot) {
@@ -137,8 +138,8 @@ fn replace(overlay: &Making, current: &Path) -> Result<()> {
     fs::rename(overlay.inside(), current).context(|| format!("unable to replace '{}'", current.display()))
 }
 
-fn in_image(option: &str, snapshot: &str, path: &Path) -> Result<()> {
-    command::run("qemu-img", &["snapshot", option, snapshot, &path.to_string_lossy()]).map(drop)
+fn in_image(storage: &Storage, option: &str, snapshot: &str, path: &Path) -> Result<()> {
+    interrupted::change(storage, path, &["snapshot", option, snapshot, &path.to_string_lossy()])
 }
 
 pub fn rollback_possible(storage: &Storage, name: &Name, snapshot: &str) -> Result<()> {
@@ -157,7 +158,7 @@ pub fn rollback_possible(storage: &Storage, name: &Name, snapshot: &str) -> Resu
 pub fn rollback(storage: &Storage, name: &Name, snapshot: &str) -> Result<()> {
     let (image, path) = qcow2(storage, name, "rollback snapshot")?;
     if !is_chain(storage) {
-        return in_image("-a", snapshot, &path);
+        return in_image(storage, "-a", snapshot, &path);
     }
     let below = link(&path, snapshot, name)?;
     let overlay = overlay(storage, &image, &path, &below)?;
@@ -167,7 +168,7 @@ pub fn rollback(storage: &Storage, name: &Name, snapshot: &str) -> Result<()> {
 pub fn delete(storage: &Storage, name: &Name, snapshot: &str) -> Result<()> {
     let (_, path) = qcow2(storage, name, "delete snapshot for")?;
     if !is_chain(storage) {
-        return in_image("-d", snapshot, &path);
+        return in_image(storage, "-d", snapshot, &path);
     }
     let links = chain(&path)?;
     let Some(at) = links.iter().position(|(other, _)| other == snapshot) else {
