@@ -6,16 +6,16 @@
 //! Runs as `www-data` and sees only what passes, which is encrypted between viewer and QEMU.
 //! (PVE: pve-manager PVE/Service/spiceproxy.pm, pve-http-server PVE/APIServer/AnyEvent.pm, handle_spice_proxy_request)
 
-use crate::net::listen::{address, listen};
+use crate::net::listen::listener;
 use crate::net::settings::Settings;
-use crate::process::command::{self, Command};
-use crate::process::control::{Control, inherited_listener};
+use crate::process::command;
+use crate::process::control::Control;
 use crate::process::privileges;
 use crate::process::signals::{self, Stop};
 use crate::proxy::access_log::{AccessLog, Entry};
 use engine::access::spice_ticket::{self, Destination};
-use engine::{Context, Error, Result};
-use std::net::{Ipv4Addr, TcpListener as StdListener};
+use engine::{Context, Result};
+use std::net::Ipv4Addr;
 use std::process::ExitCode;
 use std::rc::Rc;
 use std::time::Duration;
@@ -24,7 +24,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
 /// The port that viewers know.
-const PORT: u16 = 3128;
+const PORT: &str = "3128";
 /// Connections that may be open at once; a viewer has about six.
 const MAX_CONNECTIONS: usize = 500;
 /// A viewer has to say what it wants within this time and length.
@@ -33,50 +33,24 @@ const LONGEST_HEAD: usize = 8192;
 
 /// The program.
 pub fn main() -> ExitCode {
-    let line = command::parse("spiceproxy", &["listen", "port"], std::env::args().skip(1));
-    match line.map_err(Error::new).and_then(|line| run(&line)) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("{error}");
-            ExitCode::from(255)
-        }
-    }
-}
-
-fn run(line: &command::Line) -> Result<()> {
-    let ctx = Context::for_tool()?;
-    let control = Control {
-        pid_file: ctx.root.run("pveproxy/spiceproxy.pid"),
-        log_file: ctx.root.path("/var/log/pveproxy/spiceproxy.log"),
-        program: std::env::current_exe()?,
-    };
-    match line.command {
-        Command::Start if line.foreground || control.is_started_by_us() => server(ctx, &control, line),
-        Command::Start => control.start_in_background(),
-        Command::Stop => control.stop(),
-        Command::Restart if control.restart()? => Ok(()),
-        Command::Restart => Err(Error::new("not running")),
-        Command::Status => {
-            println!("{}", if control.pid().is_some() { "running" } else { "stopped" });
-            Ok(())
-        }
-        Command::Worker | Command::Authenticate => Err(Error::new("spiceproxy has no tasks")),
-    }
+    command::main("spiceproxy", &["listen", "port"], |line| {
+        let ctx = Context::for_tool()?;
+        let control = Control {
+            pid_file: ctx.root.run("pveproxy/spiceproxy.pid"),
+            log_file: ctx.root.path("/var/log/pveproxy/spiceproxy.log"),
+            program: std::env::current_exe()?,
+        };
+        control.obey(line, || server(ctx, &control, line))
+    })
 }
 
 fn server(ctx: Context, control: &Control, line: &command::Line) -> Result<()> {
-    // Who may connect is said for both proxies in one file.
-    let file = ctx.root.path("/etc/default/pveproxy");
-    let settings = Settings::parse(&engine::file::read_or_empty(&file)?)
-        .map_err(|error| Error::new(format!("{}: {error}", file.display())))?;
+    let settings = Settings::of_node(&ctx)?;
     if privileges::is_root() {
         crate::proxy::run::prepare(&ctx)?;
     }
     let running = control.begin()?;
-    let listener = match inherited_listener() {
-        Some(listener) => StdListener::from(listener),
-        None => listen(address(line, &settings, PORT)?)?,
-    };
+    let listener = listener(line, &settings, PORT)?;
     if privileges::is_root() {
         privileges::drop_to(privileges::www_data()?)?;
     }

@@ -24,17 +24,10 @@ const MAX_CONNECTIONS: usize = 4096;
 
 /// The program.
 pub fn main() -> ExitCode {
-    let outcome = command::parse("pvedaemon", &[], std::env::args().skip(1)).map_err(Error::new).and_then(run);
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("{error}");
-            ExitCode::from(255)
-        }
-    }
+    command::main("pvedaemon", &[], run)
 }
 
-fn run(line: command::Line) -> Result<()> {
+fn run(line: &command::Line) -> Result<()> {
     if line.command == Command::Authenticate {
         return engine::access::pam::serve();
     }
@@ -49,20 +42,7 @@ fn run(line: command::Line) -> Result<()> {
         log_file: ctx.root.path("/var/log/pvedaemon.log"),
         program: program.clone(),
     };
-    match line.command {
-        Command::Start if line.foreground || control.is_started_by_us() => {
-            daemon(Context { mode: Mode::Daemon { worker: program }, ..ctx }, &control)
-        }
-        Command::Start => control.start_in_background(),
-        Command::Stop => control.stop(),
-        Command::Restart if control.restart()? => Ok(()),
-        Command::Restart => Err(Error::new("not running")),
-        Command::Status => {
-            println!("{}", if control.pid().is_some() { "running" } else { "stopped" });
-            Ok(())
-        }
-        Command::Worker | Command::Authenticate => unreachable!("answered above"),
-    }
+    control.obey(line, || daemon(Context { mode: Mode::Daemon { worker: program }, ..ctx }, &control))
 }
 
 fn daemon(mut ctx: Context, control: &Control) -> Result<()> {

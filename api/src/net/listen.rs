@@ -2,6 +2,7 @@
 
 use super::settings::Settings;
 use crate::process::command::Line;
+use crate::process::control::inherited_listener;
 use engine::{Error, Result, ResultExt};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener};
@@ -9,13 +10,21 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener};
 /// Connections that wait to be accepted, also while a new image of the program starts.
 const BACKLOG: i32 = 4096;
 
-/// Where to listen: arguments, then settings, then everywhere; `standard` is the port if nobody says another.
-pub fn address(line: &Line, settings: &Settings, standard: u16) -> Result<SocketAddr> {
-    let port = line.options.get("port").cloned();
-    let port: u16 = match port {
-        Some(text) => text.parse().map_err(|_| Error::new(format!("'{text}' is no port")))?,
-        None => standard,
-    };
+/// The socket of the image before this one, or a new one; `standard` is the port if nobody says another.
+///
+/// # Errors
+/// An address or port that is none, or one that cannot be had.
+pub fn listener(line: &Line, settings: &Settings, standard: &str) -> Result<TcpListener> {
+    match inherited_listener() {
+        Some(listener) => Ok(listener.into()),
+        None => listen(address(line, settings, standard)?),
+    }
+}
+
+/// Where to listen: arguments, then settings, then everywhere.
+fn address(line: &Line, settings: &Settings, standard: &str) -> Result<SocketAddr> {
+    let port = line.options.get("port").map_or(standard, String::as_str);
+    let port: u16 = port.parse().map_err(|_| Error::new(format!("'{port}' is no port")))?;
     let ip = match line.options.get("listen").or(settings.listen_ip.as_ref()) {
         Some(text) => text.parse().map_err(|_| Error::new(format!("'{text}' is no address")))?,
         None => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
@@ -24,7 +33,7 @@ pub fn address(line: &Line, settings: &Settings, standard: u16) -> Result<Socket
 }
 
 /// A listening socket. Everywhere means IPv6 and IPv4, or IPv4 alone on a machine without the other.
-pub fn listen(address: SocketAddr) -> Result<TcpListener> {
+fn listen(address: SocketAddr) -> Result<TcpListener> {
     let bound = bind(address);
     let bound = match bound {
         Err(_) if address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) => {

@@ -1,9 +1,10 @@
-//! `/etc/default/pveproxy`: the settings of the front server.
+//! `/etc/default/pveproxy`: the settings of the front server, of which those of access hold for the SPICE proxy as well.
 //!
 //! Facts: pve-http-server PVE/APIServer/Utils.pm (`read_proxy_config`). There a shell reads the file; here assignments with
 //! or without quotes are read and nothing is run.
 
 use super::addresses::{AccessRule, AddressSet};
+use engine::{Context, Error, Result};
 use std::collections::HashMap;
 use std::path::PathBuf;
 
@@ -39,8 +40,18 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// The node's settings.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or an assignment that makes no sense; the text names the file.
+    pub fn of_node(ctx: &Context) -> Result<Self> {
+        let file = ctx.root.path("/etc/default/pveproxy");
+        Self::parse(&engine::file::read_or_empty(&file)?)
+            .map_err(|error| Error::new(format!("{}: {error}", file.display())))
+    }
+
     /// Reads the settings from the file's text.
-    pub fn parse(text: &str) -> Result<Self, String> {
+    pub fn parse(text: &str) -> std::result::Result<Self, String> {
         let values = assignments(text);
         let get = |name: &str| values.get(name).filter(|value| !value.is_empty());
         let flag = |name: &str| match get(name).map(String::as_str) {

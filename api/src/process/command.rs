@@ -3,6 +3,7 @@
 //! Facts: pve-common PVE/Daemon.pm. What else a daemon understands stands behind the command as `--name value`.
 
 use std::collections::BTreeMap;
+use std::process::ExitCode;
 
 /// What a daemon is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +31,18 @@ pub struct Line {
     pub foreground: bool,
     /// Other options, by name.
     pub options: BTreeMap<String, String>,
+}
+
+/// The whole of a daemon's `main`: reads the command line, hands it to `run`, and says what went wrong.
+pub fn main(program: &str, options: &[&str], run: impl FnOnce(&Line) -> engine::Result<()>) -> ExitCode {
+    let line = parse(program, options, std::env::args().skip(1)).map_err(engine::Error::new);
+    match line.and_then(|line| run(&line)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::from(255)
+        }
+    }
 }
 
 /// Reads the arguments; `options` are the names that this daemon understands besides `debug`.

@@ -4,6 +4,7 @@
 //! daemon finish what it answers and then run a fresh image of the program in the same process: pid, listening sockets and
 //! the lock stay, clients wait in the socket's queue meanwhile and nobody is refused.
 
+use super::command::{Command as Order, Line};
 use engine::{Error, Result, ResultExt};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::{FdFlags, fcntl_setfd};
@@ -44,6 +45,28 @@ pub struct Running {
 }
 
 impl Control {
+    /// Carries out a command; `serve` runs in the process that becomes the daemon.
+    ///
+    /// # Errors
+    /// What the command failed with; tasks are no business of a daemon's control.
+    pub fn obey(&self, line: &Line, serve: impl FnOnce() -> Result<()>) -> Result<()> {
+        match line.command {
+            Order::Start if line.foreground || self.is_started_by_us() => serve(),
+            Order::Start => self.start_in_background(),
+            Order::Stop => self.stop(),
+            Order::Restart if self.restart()? => Ok(()),
+            Order::Restart => Err(Error::new("not running")),
+            Order::Status => {
+                println!("{}", if self.pid().is_some() { "running" } else { "stopped" });
+                Ok(())
+            }
+            Order::Worker | Order::Authenticate => {
+                let name = self.program.file_name().unwrap_or_default().to_string_lossy();
+                Err(Error::new(format!("{name} has no tasks")))
+            }
+        }
+    }
+
     /// The pid of the running daemon.
     pub fn pid(&self) -> Option<Pid> {
         let file = File::open(&self.pid_file).ok()?;

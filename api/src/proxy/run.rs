@@ -6,16 +6,16 @@ use super::upstream::Upstream;
 use super::{openapi, plain};
 use crate::daemon::SOCKET;
 use crate::identity::Identities;
-use crate::net::listen::{address, listen};
+use crate::net::listen::listener;
 use crate::net::serve::{Control as Serving, serve};
 use crate::net::settings::Settings;
 use crate::net::tls::Certificates;
-use crate::process::command::{self, Command};
-use crate::process::control::{Control, inherited_listener};
+use crate::process::command;
+use crate::process::control::Control;
 use crate::process::privileges;
 use crate::process::signals::{self, Stop};
 use actix_web::{App, web};
-use engine::{Context, Error, Result, ResultExt};
+use engine::{Context, Result, ResultExt};
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -35,52 +35,26 @@ pub fn main() -> ExitCode {
     if std::env::args().nth(1).as_deref() == Some(openapi::ARGUMENT) {
         return if openapi::print().is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }
-    let line = command::parse("pveproxy", &["listen", "port"], std::env::args().skip(1));
-    match line.map_err(Error::new).and_then(|line| run(&line)) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("{error}");
-            ExitCode::from(255)
-        }
-    }
-}
-
-fn run(line: &command::Line) -> Result<()> {
-    privileges::tune();
-    let ctx = Context::for_tool()?;
-    let control = Control {
-        pid_file: ctx.root.run("pveproxy/pveproxy.pid"),
-        log_file: ctx.root.path("/var/log/pveproxy/pveproxy.log"),
-        program: std::env::current_exe()?,
-    };
-    match line.command {
-        Command::Start if line.foreground || control.is_started_by_us() => server(&ctx, &control, line),
-        Command::Start => control.start_in_background(),
-        Command::Stop => control.stop(),
-        Command::Restart if control.restart()? => Ok(()),
-        Command::Restart => Err(Error::new("not running")),
-        Command::Status => {
-            println!("{}", if control.pid().is_some() { "running" } else { "stopped" });
-            Ok(())
-        }
-        Command::Worker | Command::Authenticate => Err(Error::new("pveproxy has no tasks")),
-    }
+    command::main("pveproxy", &["listen", "port"], |line| {
+        privileges::tune();
+        let ctx = Context::for_tool()?;
+        let control = Control {
+            pid_file: ctx.root.run("pveproxy/pveproxy.pid"),
+            log_file: ctx.root.path("/var/log/pveproxy/pveproxy.log"),
+            program: std::env::current_exe()?,
+        };
+        control.obey(line, || server(&ctx, &control, line))
+    })
 }
 
 fn server(ctx: &Context, control: &Control, line: &command::Line) -> Result<()> {
-    let settings_file = ctx.root.path("/etc/default/pveproxy");
-    let settings = Settings::parse(&engine::file::read_or_empty(&settings_file)?)
-        .map_err(|error| Error::new(format!("{}: {error}", settings_file.display())))?;
+    let settings = Settings::of_node(ctx)?;
     if privileges::is_root() {
         prepare(ctx)?;
     }
     let running = control.begin()?;
-    let standard = std::env::var("PVEPROXY_PORT").ok().map(|text| text.parse());
-    let standard = standard.transpose().map_err(|_| Error::new("PVEPROXY_PORT is no port"))?.unwrap_or(8006);
-    let listener = match inherited_listener() {
-        Some(listener) => StdListener::from(listener),
-        None => listen(address(line, &settings, standard)?)?,
-    };
+    let port = std::env::var("PVEPROXY_PORT");
+    let listener = listener(line, &settings, port.as_deref().unwrap_or("8006"))?;
     if privileges::is_root() {
         privileges::drop_to(privileges::www_data()?)?;
     }
