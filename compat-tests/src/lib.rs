@@ -34,6 +34,12 @@ pub fn skip(test: &str, reason: &str) {
     }
 }
 
+/// How large or how often something is done: what the environment says under a name, or what the ordinary suite has time for.
+pub fn setting<T: std::str::FromStr>(name: &str, ordinary: T) -> T {
+    let Ok(text) = std::env::var(name) else { return ordinary };
+    text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number"))
+}
+
 /// Waits until `condition` gives something; panics with `what` after `seconds`.
 pub fn wait_for<T>(what: &str, seconds: u64, mut condition: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + Duration::from_secs(seconds);

@@ -37,6 +37,13 @@ pub fn is_alive(pid: u32) -> bool {
     fs::metadata(format!("/proc/{pid}/exe")).is_ok()
 }
 
+/// Kills a process, which may have ended a moment ago.
+pub fn kill(pid: u32) {
+    if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
+        let _ = kill_process(pid, Signal::KILL);
+    }
+}
+
 /// Sends a signal.
 pub fn signal(pid: u32, signal: Signal) {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).expect("the number of a process");

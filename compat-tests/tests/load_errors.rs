@@ -18,7 +18,7 @@ const SLACK: u64 = 2048;
 
 #[test]
 fn error_texts_do_not_stay_in_memory() {
-    let requests = std::env::var("COMPAT_ERRORS").ok().map_or(REQUESTS, |text| text.parse().unwrap());
+    let requests = compat_tests::setting("COMPAT_ERRORS", REQUESTS);
     let node = Node::start();
     node.seed_users();
     let admin = node.token_client("admin@pve");

@@ -14,7 +14,7 @@ const LIMIT: u64 = 32 * 1024;
 
 #[test]
 fn a_large_upload_needs_no_memory() {
-    let size = MIB * std::env::var("COMPAT_UPLOAD").ok().map_or(256, |text| text.parse().unwrap());
+    let size = MIB * compat_tests::setting("COMPAT_UPLOAD", 256);
     let node = Node::start();
     node.seed_users();
     let admin = node.token_client("admin@pve");

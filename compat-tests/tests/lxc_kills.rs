@@ -5,14 +5,10 @@
 #![allow(clippy::unwrap_used, reason = "a panic is a test's report")]
 
 use compat_tests::guest::busybox_template;
-use compat_tests::{Node, wait_for};
+use compat_tests::{Node, process, setting, wait_for};
 use std::fs;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
-
-fn count(name: &str, default: u32) -> u32 {
-    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
-}
 
 fn node() -> Node {
     let node = Node::without_daemons();
@@ -32,7 +28,7 @@ fn create(vmid: u32, size: &str) -> String {
 #[test]
 fn a_crowd_is_made_started_and_removed_at_once() {
     let node = node();
-    let vmids: Vec<u32> = (8400..8400 + count("FERROVISOR_CROWD", 8)).collect();
+    let vmids: Vec<u32> = (8400..8400 + setting("FERROVISOR_CROWD", 8)).collect();
     let all = |words: &dyn Fn(u32) -> String| {
         let children: Vec<Child> = vmids.iter().map(|vmid| spawn(&node, &words(*vmid))).collect();
         for child in children {
@@ -68,7 +64,7 @@ fn killed_tools_leave_what_can_be_removed() {
     let run = |words: &str| node.run("pct", &words.split(' ').collect::<Vec<_>>());
     run(&create(8390, "0.05")).ok();
     let mut moment = 7_u64;
-    for round in 0..count("FERROVISOR_KILLS", 10) {
+    for round in 0..setting("FERROVISOR_KILLS", 10) {
         let (vmid, words) = match round % 5 {
             0 => (8391, create(8391, "0.05")),
             1 => (8391, "clone 8390 8391".to_owned()),
@@ -112,7 +108,7 @@ fn killed_workers_daemons_and_monitors_leave_what_can_be_removed() {
     busybox_template(&node.path("var/lib/vz/template/cache/busybox.tar.gz"));
     let client = node.admin();
     let mut moment = 7_u64;
-    for round in 0..count("FERROVISOR_KILLS", 3) {
+    for round in 0..setting("FERROVISOR_KILLS", 3) {
         let template = [("ostemplate", "local:vztmpl/busybox.tar.gz"), ("ostype", "unmanaged"), ("memory", "32")];
         let create = [&template[..], &[("vmid", "8395"), ("rootfs", "local:0.05"), ("start", "1")]].concat();
         let upid = client.post("/nodes/pve1/lxc", &create).data();
@@ -121,7 +117,7 @@ fn killed_workers_daemons_and_monitors_leave_what_can_be_removed() {
         match round % 3 {
             0 => {
                 let worker = upid.as_str().unwrap().split(':').nth(2).unwrap();
-                kill(u32::from_str_radix(worker, 16).unwrap());
+                process::kill(u32::from_str_radix(worker, 16).unwrap());
                 node.wait_task(&client, &upid);
             }
             1 => {
@@ -132,7 +128,7 @@ fn killed_workers_daemons_and_monitors_leave_what_can_be_removed() {
             }
             _ => {
                 node.finish(&client, &upid);
-                kill(monitor(&node, 8395));
+                process::kill(monitor(&node, 8395));
                 wait_for("the end of the container", 20, || {
                     (node.run("pct", &["status", "8395"]).ok() == "status: stopped\n").then_some(())
                 });
@@ -154,11 +150,6 @@ fn killed_workers_daemons_and_monitors_leave_what_can_be_removed() {
             left.is_empty().then_some(())
         });
     }
-}
-
-fn kill(pid: u32) {
-    // It may have ended a moment ago.
-    let _ = Command::new("kill").args(["-9", &pid.to_string()]).stderr(Stdio::null()).status();
 }
 
 /// The process of a container's monitor, by its title.

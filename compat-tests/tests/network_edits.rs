@@ -90,7 +90,7 @@ fn kernel(world: &World) -> [Bridge; 3] {
 
 #[test]
 fn random_edits_reach_the_kernel_and_leave_other_guests_alone() {
-    let rounds = std::env::var("COMPAT_NETWORK_ROUNDS").map_or(ROUNDS, |count| count.parse().unwrap());
+    let rounds = compat_tests::setting("COMPAT_NETWORK_ROUNDS", ROUNDS);
     let world = World::new();
     let (mut bridges, mut dice) = (<[Bridge; 3]>::default(), Dice(u64::from(rounds)));
     world.apply(&text(&bridges));

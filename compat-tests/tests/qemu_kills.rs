@@ -5,20 +5,15 @@
 #![allow(clippy::unwrap_used, reason = "a panic is a test's report")]
 
 use compat_tests::guest::Bridge;
-use compat_tests::{Client, Node, wait_for};
+use compat_tests::{Client, Node, process, setting, wait_for};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs;
-use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 const VM: &str = "/nodes/pve1/qemu/7310";
 const BRIDGE: &str = "vmkills0";
-
-fn count(name: &str, default: u32) -> u32 {
-    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
-}
 
 fn names(node: &Node, directory: &str) -> BTreeSet<String> {
     let entries = fs::read_dir(node.path(directory)).into_iter().flatten().flatten();
@@ -42,7 +37,7 @@ fn a_crowd_is_cloned_started_stopped_and_destroyed_from_many_clients() {
     assert_eq!(fs::metadata(&file).unwrap().modified().unwrap(), before);
     assert_eq!(client.get("/nodes/pve1/qemu/7300/config").data()["digest"], digest);
 
-    let crowd = count("FERROVISOR_CROWD", 6);
+    let crowd = setting("FERROVISOR_CROWD", 6);
     let next = AtomicU32::new(0);
     std::thread::scope(|scope| {
         for _ in 0..crowd.min(20) {
@@ -78,11 +73,6 @@ enum Victim {
     Worker,
     Qemu,
     Daemon,
-}
-
-/// Kills with -9; what has ended by itself is as dead.
-fn kill(pid: u32) {
-    let _ = Command::new("kill").args(["-9", &pid.to_string()]).stderr(Stdio::null()).status();
 }
 
 fn config(client: &Client) -> Value {
@@ -123,7 +113,7 @@ fn what_is_killed_leaves_a_vm_that_works() {
     let (start, stop) = (format!("{VM}/status/start"), format!("{VM}/status/stop"));
     let victims = [Victim::Worker, Victim::Qemu, Victim::Worker, Victim::Daemon];
     let mut moment = u64::from(std::process::id()) % 211 + 1;
-    for round in 0..count("FERROVISOR_KILLS", 6) as usize {
+    for round in 0..setting("FERROVISOR_KILLS", 6) as usize {
         let victim = victims[(round / 6 + round) % victims.len()];
         let operation = round % 6;
         if operation != 0 {
@@ -146,11 +136,13 @@ fn what_is_killed_leaves_a_vm_that_works() {
         moment = moment * 37 % 211;
         std::thread::sleep(Duration::from_millis(moment * 3));
         match victim {
-            Victim::Worker => kill(u32::from_str_radix(upid.as_str().unwrap().split(':').nth(2).unwrap(), 16).unwrap()),
+            Victim::Worker => {
+                process::kill(u32::from_str_radix(upid.as_str().unwrap().split(':').nth(2).unwrap(), 16).unwrap())
+            }
             Victim::Qemu => {
                 let pid = fs::read_to_string(node.path("run/qemu-server/7310.pid")).unwrap_or_default();
                 if let Ok(pid) = pid.trim().parse() {
-                    kill(pid);
+                    process::kill(pid);
                 }
             }
             Victim::Daemon => {

@@ -4,7 +4,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a panic is a test's report")]
 
-use compat_tests::Node;
+use compat_tests::{Node, setting};
 use serde_json::Value;
 use std::fs;
 use std::io::{Read, Write};
@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 const SIZE: u64 = 64 << 20;
 
 fn kills() -> u32 {
-    std::env::var("FERROVISOR_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(3)
+    setting("FERROVISOR_KILLS", 3)
 }
 
 /// Starts a tool, kills it after a time with all programs that it started, and says whether it had ended before.

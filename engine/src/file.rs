@@ -21,7 +21,7 @@ pub fn read_or_empty(path: &Path) -> Result<String> {
 
 /// SHA-1 of a text in hexadecimal, the `digest` of configuration files. (PVE: pve-common PVE/Tools.pm)
 pub fn digest(text: &str) -> String {
-    Sha1::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+    crate::types::hex(&Sha1::digest(text.as_bytes()))
 }
 
 /// Fails when the caller saw another state of the file. (PVE: pve-common PVE/Tools.pm, assert_if_modified)
@@ -107,7 +107,7 @@ fn writer_of(name: &str) -> Option<ProcessId> {
 }
 
 /// Removes temporary files in a directory whose writers have ended.
-pub fn remove_abandoned(directory: &Path) {
+fn remove_abandoned(directory: &Path) {
     for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
         if writer_of(&entry.file_name().to_string_lossy()).is_some_and(|writer| !writer.is_alive()) {
             // Another one may have been faster; what cannot be removed is tried again by the next writer.

@@ -132,7 +132,7 @@ async fn store(
 fn create(ctx: &Context) -> Result<(Received, File, String)> {
     let mut random = [0; 16];
     openssl::rand::rand_bytes(&mut random).map_err(|error| Error::new(error.to_string()))?;
-    let number: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+    let number = engine::types::hex(&random);
     let path = ctx.root.path(&format!("/var/tmp/pveupload-{number}"));
     let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
     let file = file.context(|| format!("unable to create temporary upload file '{}'", path.display()))?;

@@ -74,16 +74,22 @@ fn reflink(table: &mut Table) {
         || node.check(Command::new("cp").arg("--reflink=always").arg(&source).arg(&target)),
         || fs::remove_file(&target).expect("own file"),
     );
-    let path = "/nodes/bench/storage/xfs/content/xfs:100%2Fvm-100-disk-0.raw";
-    let ours = Samples::of_with(
-        ROUNDS,
-        || node.check(node.program("pvesh").args(["create", path, "--target", "xfs:200/vm-200-disk-0.raw"])),
-        || node.check(node.program("pvesm").args(["free", "xfs:200/vm-200-disk-0.raw"])),
-    );
+    let ours = copies(&node, "xfs");
     node.check(Command::new("umount").arg(&place));
     let (ours, by_hand) = (ours.median(), by_hand.median());
     let what = "full copy of 10 GiB, shared, whole tool";
     table.add(&Row::time(what, ours, ("cp --reflink", by_hand), Duration::from_millis(200)));
+}
+
+/// Full copies of the disk of VM 100 on a storage, by the whole tool.
+fn copies(node: &Node, storage: &str) -> Samples {
+    let path = format!("/nodes/bench/storage/{storage}/content/{storage}:100%2Fvm-100-disk-0.raw");
+    let target = format!("{storage}:200/vm-200-disk-0.raw");
+    Samples::of_with(
+        ROUNDS,
+        || node.check(node.program("pvesh").args(["create", &path, "--target", &target])),
+        || node.check(node.program("pvesm").args(["free", &target])),
+    )
 }
 
 /// A full copy of 512 MiB of data in 4 GiB, next to `qemu-img convert` and a sync of its target.
@@ -103,12 +109,7 @@ fn copy(table: &mut Table) {
         },
         || fs::remove_file(&target).expect("own file"),
     );
-    let path = "/nodes/bench/storage/local/content/local:100%2Fvm-100-disk-0.raw";
-    let ours = Samples::of_with(
-        ROUNDS,
-        || node.check(node.program("pvesh").args(["create", path, "--target", "local:200/vm-200-disk-0.raw"])),
-        || node.check(node.program("pvesm").args(["free", "local:200/vm-200-disk-0.raw"])),
-    );
+    let ours = copies(&node, "local");
     let (ours, by_hand) = (ours.median(), by_hand.median());
     let what = "full copy of a raw disk, whole tool";
     table.add(&Row::time(what, ours, ("qemu-img convert", by_hand), by_hand.mul_f64(1.05)));

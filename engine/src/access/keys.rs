@@ -74,7 +74,7 @@ pub(super) fn ensure_csrf_secret(ctx: &Context) -> Result<()> {
 }
 
 /// The cluster's directory and its private part, on a node that nobody has started before.
-pub(super) fn ensure_directories(ctx: &Context) -> Result<()> {
+pub(crate) fn ensure_directories(ctx: &Context) -> Result<()> {
     if ctx.root.etc_pve("priv").is_dir() { Ok(()) } else { crate::node::setup::ensure(ctx) }
 }
 

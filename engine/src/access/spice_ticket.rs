@@ -44,7 +44,7 @@ pub fn assemble(ctx: &Context, vmid: Vmid, port: u16) -> Result<SpiceTicket> {
     let plain =
         format!("pvespiceproxy:{:08x}:{vmid}:{}:{port}", ctx.clock.now(), ctx.node.to_string().to_ascii_lowercase());
     let signature = signature(ctx, &plain)?;
-    Ok(SpiceTicket { password: hex(&random), host: format!("{plain}::{signature}") })
+    Ok(SpiceTicket { password: crate::types::hex(&random), host: format!("{plain}::{signature}") })
 }
 
 /// Reads `NAME:PORT` as a viewer asks for it; `None` when it is forged, too old, or asks for another port.
@@ -68,11 +68,7 @@ pub fn verify(ctx: &Context, asked: &str) -> Option<Destination> {
 
 fn signature(ctx: &Context, plain: &str) -> Result<String> {
     let secret = keys::csrf_secret(ctx)?;
-    Ok(hex(&sha1(format!("{plain}{secret}").as_bytes())))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    Ok(crate::types::hex(&sha1(format!("{plain}{secret}").as_bytes())))
 }
 
 #[cfg(test)]

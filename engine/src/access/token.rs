@@ -38,7 +38,7 @@ pub fn verify(ctx: &Context, text: &str) -> Result<String> {
 
 /// Makes a new secret for a token, in place of an old one, and tells it: the only time that anybody sees it.
 pub fn generate(ctx: &Context, id: &TokenId) -> Result<String> {
-    let secret = random_uuid()?;
+    let secret = crate::types::random_uuid();
     change(ctx, |secrets| drop(secrets.insert(id.clone(), secret.clone())))?;
     Ok(secret)
 }
@@ -70,16 +70,6 @@ fn parse(text: &str) -> BTreeMap<TokenId, String> {
         Some((id.parse().ok().filter(|_| good)?, secret.to_owned()))
     };
     text.lines().filter_map(entry).collect()
-}
-
-/// A random UUID, lower case.
-fn random_uuid() -> Result<String> {
-    let mut bytes = [0; 16];
-    openssl::rand::rand_bytes(&mut bytes).map_err(keys::openssl_error)?;
-    bytes[6] = bytes[6] & 0x0f | 0x40;
-    bytes[8] = bytes[8] & 0x3f | 0x80;
-    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    Ok([&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-"))
 }
 
 #[cfg(test)]

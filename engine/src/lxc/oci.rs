@@ -91,7 +91,7 @@ impl Archive {
                 count => sum.update(&buffer[..count]),
             }
         }
-        let found: String = sum.finish().iter().map(|byte| format!("{byte:02x}")).collect();
+        let found = crate::types::hex(&sum.finish());
         if found != hash.to_ascii_lowercase() {
             bail!("OCI blob '{digest}' is damaged");
         }

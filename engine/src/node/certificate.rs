@@ -39,9 +39,7 @@ pub fn ensure(ctx: &Context) -> Result<()> {
     if key_path.exists() && is_good(&file::read_or_empty(&certificate_path)?) {
         return Ok(());
     }
-    if !ctx.root.etc_pve("priv").is_dir() {
-        super::setup::ensure(ctx)?;
-    }
+    crate::access::keys::ensure_directories(ctx)?;
     let _lock = file::lock_file(ctx, &ctx.root.etc_pve("pve-root-ca.pem"))?;
     let (authority, authority_key) = authority(ctx)?;
     let key = match file::read_or_empty(&key_path)? {

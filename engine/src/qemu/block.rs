@@ -195,8 +195,7 @@ impl Drop for Mirror<'_> {
 /// The name of a copy's node: at most 31 characters, another one for each volume.
 pub(super) fn target_node(volume: &VolumeId) -> String {
     let sum = openssl::sha::sha256(volume.to_string().as_bytes());
-    let hex: String = sum.iter().take(12).map(|byte| format!("{byte:02x}")).collect();
-    format!("copy-{hex}")
+    format!("copy-{}", crate::types::hex(&sum[..12]))
 }
 
 /// The drive that a running VM has on a volume.

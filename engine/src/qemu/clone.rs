@@ -5,7 +5,7 @@ use super::block::{End, Mirror};
 use super::config::{Drive, NetDevice, Properties, Slot, Vm, random_mac};
 use super::disks::Made;
 use super::recovery::{self, Facts, Work};
-use super::request::{mac_prefix, random_uuid};
+use super::request::mac_prefix;
 use super::{agent, snapshot::plan, status};
 use crate::config::guest::{GuestConfig, GuestKind, Part};
 use crate::storage::{self, Copy, Feature, Format, VolumeId, VolumeKind};
@@ -157,10 +157,10 @@ fn identity(wish: &Clone, part: &Part, new: &mut GuestConfig) -> Result<()> {
         Some(text) => Properties::parse("pve-qm-smbios1", "smbios1", text)?,
         None => Properties::default(),
     };
-    smbios.set("uuid", random_uuid());
+    smbios.set("uuid", crate::types::random_uuid());
     new.current.set("smbios1", smbios.print("pve-qm-smbios1"));
     if new.current.get("vmgenid").is_some() {
-        new.current.set("vmgenid", random_uuid());
+        new.current.set("vmgenid", crate::types::random_uuid());
     }
     let old_name = part.get("name").map_or_else(|| wish.source.to_string(), str::to_owned);
     new.current.set("name", wish.name.clone().unwrap_or_else(|| format!("Copy-of-VM-{old_name}")));

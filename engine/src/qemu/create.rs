@@ -4,7 +4,7 @@ use super::command_line::pin_for_windows;
 use super::config::{Drive, Machine, Slot, Vm, default_devices, print_order};
 use super::disks::Made;
 use super::recovery;
-use super::request::{Settings, random_uuid};
+use super::request::Settings;
 use crate::config::guest::{GuestConfig, GuestKind};
 use crate::{Context, Result, Task, Vmid, access, guest};
 
@@ -90,10 +90,10 @@ fn complete(ctx: &Context, vmid: Vmid, config: &mut GuestConfig) -> Result<()> {
         config.current.set("boot", print_order(&devices));
     }
     if config.current.get("smbios1").is_none() {
-        config.current.set("smbios1", format!("uuid={}", random_uuid()));
+        config.current.set("smbios1", format!("uuid={}", crate::types::random_uuid()));
     }
     if config.current.get("vmgenid").is_none() {
-        config.current.set("vmgenid", random_uuid());
+        config.current.set("vmgenid", crate::types::random_uuid());
     }
     let vm = Vm::new(vmid, &config.current);
     let mut machine = Machine::parse(vm.text("machine"))?;

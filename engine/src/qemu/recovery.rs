@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! begin: note what is there ── work ── note removed            killed: the note stays, its process does not
-//!                                                               └── whoever next asks for the VM takes back
+//!                                                               └── the next call that touches guests or storages takes back
 //! ```
 //! A note is made under the guest's queue lock, so one of a dead process is nobody's any more. Taken back are copies and
 //! migrations in QEMU, pauses, volumes that were not there before and that nobody names, half-made snapshots, the
@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 /// How long QEMU may take to end its jobs.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Marks that go with the work that set them.
-const MARKS: [&str; 4] = ["clone", "snapshot", "snapshot-delete", "rollback"];
+const MARKS: [&str; 2] = ["clone", "snapshot"];
 
 /// The note of work under way. It goes when this is dropped: a process that lives takes back by itself.
 pub struct Work(PathBuf);
@@ -87,7 +87,7 @@ pub fn lock(task: &Task, vmid: Vmid) -> Result<lock::QueueLock> {
 }
 
 /// Takes back what a dead process has left of a VM, if it has. Failures are for the log: the caller wants something else.
-pub fn look(ctx: &Context, vmid: Vmid) {
+fn look(ctx: &Context, vmid: Vmid) {
     let Ok(Some(note)) = read(ctx, vmid) else { return };
     let number = |key: &str| note["process"][key].as_u64().unwrap_or(0);
     let process = ProcessId { pid: u32::try_from(number("pid")).unwrap_or(0), start: number("start") };
@@ -110,7 +110,7 @@ pub fn before(ctx: &Context) {
 }
 
 /// VMs with notes.
-pub fn noted(ctx: &Context) -> Vec<Vmid> {
+fn noted(ctx: &Context) -> Vec<Vmid> {
     let entries = std::fs::read_dir(ctx.root.path("/var/lib/ferrovisor/work")).into_iter().flatten().flatten();
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
 }

@@ -23,7 +23,7 @@ pub fn settings(call: &Call, not_options: &[&str]) -> Result<Settings> {
         } else if is_net(key) {
             *text = with_address(call.ctx, key, text)?;
         } else if key == "vmgenid" && text == "1" {
-            *text = random_uuid();
+            *text = crate::types::random_uuid();
         } else if key == "tags" {
             *text = crate::guest::tags::unique(call.ctx, text)?;
         }
@@ -88,16 +88,6 @@ pub fn mac_prefix(ctx: &Context) -> Result<Option<String>> {
     Ok(crate::config::flat::FlatConfig::parse(&text).values.remove("mac_prefix"))
 }
 
-/// A random UUID (version 4).
-pub fn random_uuid() -> String {
-    let mut bytes = [0; 16];
-    openssl::rand::rand_bytes(&mut bytes).expect("the system's random source is always there");
-    bytes[6] = (bytes[6] & 0x0f) | 0x40;
-    bytes[8] = (bytes[8] & 0x3f) | 0x80;
-    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -123,7 +113,7 @@ mod tests {
 
     #[test]
     fn uuids_have_their_version() {
-        let uuid = random_uuid();
+        let uuid = crate::types::random_uuid();
         assert_eq!((uuid.len(), &uuid[14..15]), (36, "4"));
     }
 }

@@ -154,7 +154,7 @@ fn deactivate_volumes(task: &Task, vmid: Vmid) -> Result<()> {
         if let Some(volume) = drive.volume()
             && let Err(error) = crate::storage::deactivate_volume(task.ctx, &volume, None)
         {
-            task.warn(&format!("volume deactivation failed: {volume}: {error}"));
+            task.warn(format!("volume deactivation failed: {volume}: {error}"));
         }
     }
     Ok(())

@@ -9,7 +9,7 @@ use super::{edit, pending, status};
 use crate::config::guest::{GuestConfig, GuestKind};
 use crate::types::split_list;
 use crate::{Call, Context, Error, Result, Vmid, access, guest, storage};
-use contract::ParamErrors;
+use contract::{ParamErrors, Verb};
 use std::collections::BTreeMap;
 
 /// A wish for changes.
@@ -62,7 +62,7 @@ impl Update {
         if update.settings.is_empty() && update.delete.is_empty() && update.revert.is_empty() {
             crate::bail!("no options specified");
         }
-        update.check_names(call)?;
+        update.check_names()?;
         let config = update.load(call.ctx, vmid)?;
         let ostype = update.settings.get("ostype").cloned().or_else(|| config.current.get("ostype").map(str::to_owned));
         super::request::hash_password(&mut update.settings, ostype.as_deref())?;
@@ -71,10 +71,10 @@ impl Update {
         Ok(update)
     }
 
-    fn check_names(&self, call: &Call) -> Result<()> {
+    fn check_names(&self) -> Result<()> {
         let both = |key: &str, other: &str| format!("you can't use '-{key}' and -{other} {key}' at the same time");
         for key in &self.revert {
-            if !is_option(call, key) {
+            if !is_option(key) {
                 return Err(Error::parameter("revert", format!("unknown option '{key}'")));
             }
             if self.settings.contains_key(key) {
@@ -88,7 +88,7 @@ impl Update {
             if self.revert.contains(key) {
                 return Err(Error::parameter("revert", both(key, "revert")));
             }
-            if !is_option(call, key) {
+            if !is_option(key) {
                 return Err(Error::parameter("delete", format!("unknown option '{key}'")));
             }
         }
@@ -156,8 +156,10 @@ impl Update {
 }
 
 /// Whether a name is an option of VMs.
-fn is_option(call: &Call, key: &str) -> bool {
-    !NOT_OPTIONS.contains(&key) && (call.method.parameter(key).is_some() || ["lock", "vmstate"].contains(&key))
+fn is_option(key: &str) -> bool {
+    let update = contract::method(Verb::Put, "/nodes/{node}/qemu/{vmid}/config");
+    let is_declared = update.is_some_and(|method| method.parameter(key).is_some());
+    !NOT_OPTIONS.contains(&key) && (is_declared || ["lock", "vmstate"].contains(&key))
 }
 
 /// Carries a change out: new volumes first, then the configuration in one step, then volumes that are not needed.

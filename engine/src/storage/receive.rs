@@ -141,7 +141,7 @@ fn validator(answer: &Response<Body>) -> Option<String> {
 /// The name under which the bytes of a state are kept; URLs may hold secrets.
 fn key(url: &str, state: &str) -> String {
     let digest = openssl::sha::sha256(format!("{url}\n{state}").as_bytes());
-    digest[..16].iter().map(|byte| format!("{byte:02x}")).collect()
+    crate::types::hex(&digest[..16])
 }
 
 fn pause(time: Duration) -> Result<()> {

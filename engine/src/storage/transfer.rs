@@ -167,7 +167,7 @@ impl Checksum {
         let mut hasher = Hasher::new(digest).map_err(|error| Error::new(error.to_string()))?;
         copy(&mut File::open(path).context(|| format!("unable to open '{}'", path.display()))?, &mut hasher)?;
         let sum = hasher.finish().map_err(|error| Error::new(error.to_string()))?;
-        let got: String = sum.iter().map(|byte| format!("{byte:02x}")).collect();
+        let got = crate::types::hex(&sum);
         let same = got.eq_ignore_ascii_case(&self.expected);
         Ok((got, same))
     }

@@ -15,6 +15,21 @@ pub fn split_list(text: &str) -> Vec<String> {
     parts.filter(|part| !part.is_empty()).map(str::to_owned).collect()
 }
 
+/// Bytes in hexadecimal digits, the way sums and random names are written.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// A random UUID (RFC 9562, version 4), from a source that nobody can foresee.
+pub fn random_uuid() -> String {
+    let mut bytes = [0; 16];
+    openssl::rand::rand_bytes(&mut bytes).expect("the system's random source is always there");
+    bytes[6] = (bytes[6] & 0x0f) | 0x40;
+    bytes[8] = (bytes[8] & 0x3f) | 0x80;
+    let hex = hex(&bytes);
+    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
+}
+
 #[cfg(test)]
 mod tests {
     use super::split_list;

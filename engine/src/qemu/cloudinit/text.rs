@@ -7,7 +7,6 @@ use crate::types::split_list;
 use crate::{Error, Result};
 use percent_encoding::percent_decode_str;
 use sha1::{Digest, Sha1};
-use std::fmt::Write;
 use std::net::Ipv4Addr;
 
 /// How the guest is told.
@@ -216,11 +215,7 @@ pub fn network_interfaces(part: &Part, vm: &Vm, host: &Resolver) -> Result<Strin
 }
 
 fn instance(user: &str, network: &str) -> String {
-    Sha1::digest(format!("{user}{network}")).iter().fold(String::new(), |mut text, byte| {
-        // Writing to a string cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    crate::types::hex(&Sha1::digest(format!("{user}{network}")))
 }
 
 /// The instance: it changes when what the guest is told changes, and then the guest does it all again.

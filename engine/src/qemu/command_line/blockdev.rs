@@ -278,6 +278,5 @@ fn node_name(kind: char, drive: &Drive, snapshot: Option<&str>) -> String {
     let snapshot = snapshot.map(|name| format!("snap={name},")).unwrap_or_default();
     let text = format!("drive={},{snapshot}volid={}", drive.slot, drive.file);
     let sum = openssl::sha::sha256(text.as_bytes());
-    let hex: String = sum.iter().take(15).map(|byte| format!("{byte:02x}")).collect();
-    format!("{kind}{hex}")
+    format!("{kind}{}", crate::types::hex(&sum[..15]))
 }

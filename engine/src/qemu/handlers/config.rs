@@ -8,7 +8,6 @@ use crate::qemu::permission::Subject;
 use crate::qemu::update::{self, Update};
 use crate::qemu::{recovery, reply, request, resize as disk_size};
 use crate::{Call, Error, Params, Reply, Result, Vmid, access, guest, lock};
-use contract::Verb;
 use serde_json::Value;
 
 /// Parameters of `POST /nodes/{node}/qemu` that are no options of the VM.
@@ -152,9 +151,8 @@ pub fn unlink(call: &Call) -> Result<Reply> {
     if let Some(list) = params.remove("idlist") {
         params.insert("delete".into(), list);
     }
-    // The names of drives are options of the update.
-    let method = contract::method(Verb::Put, "/nodes/{node}/qemu/{vmid}/config").unwrap_or(call.method);
-    let update = Update::read(&Call { ctx: call.ctx, method, params: Params::verified(params) }, vmid)?;
+    let params = Params::verified(params);
+    let update = Update::read(&Call { ctx: call.ctx, method: call.method, params }, vmid)?;
     apply_now(call, vmid, &update)
 }
 

@@ -3,7 +3,8 @@
 
 use crate::config::guest::{GuestConfig, Part};
 use crate::qemu::config::{Drive, Vm};
-use crate::qemu::{edit, request::random_uuid};
+use crate::qemu::edit;
+use crate::types::random_uuid;
 use crate::{Error, Result, Vmid};
 use serde_json::{Value, json};
 

@@ -23,7 +23,7 @@ fn unit(list: &str, device: &str) -> Option<String> {
 /// A name that is the same each time the device is published, so that its users know it again.
 fn unit_name(device: &str) -> Result<String> {
     let digest = hash(MessageDigest::md5(), device.as_bytes()).map_err(|error| Error::new(error.to_string()))?;
-    let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    let digest = crate::types::hex(&digest);
     // Seven digits say who makes the name, by the rules of such names.
     Ok(format!("600144f{}", &digest[7..]))
 }
