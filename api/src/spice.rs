@@ -10,11 +10,12 @@ use crate::net::listen::listener;
 use crate::net::settings::Settings;
 use crate::process::command;
 use crate::process::control::Control;
+use crate::process::ending::Ending;
 use crate::process::privileges;
-use crate::process::signals::{self, Stop};
+use crate::process::signals::Stop;
 use crate::proxy::access_log::{AccessLog, Entry};
 use engine::access::spice_ticket::{self, Destination};
-use engine::{Context, Result};
+use engine::{Context, Error, Result};
 use std::net::Ipv4Addr;
 use std::process::ExitCode;
 use std::rc::Rc;
@@ -57,21 +58,18 @@ fn server(ctx: Context, control: &Control, line: &command::Line) -> Result<()> {
     let log = AccessLog::new(ctx.root.path("/var/log/pveproxy/access.log"));
     let proxy = Rc::new(Proxy { ctx, settings, log });
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let stop = tokio::task::LocalSet::new().block_on(&runtime, async {
+    let ended = tokio::task::LocalSet::new().block_on(&runtime, async {
         let accepting = TcpListener::from_std(listener.try_clone()?)?;
-        running.ready()?;
-        tokio::select! {
-            stop = signals::wait() => stop,
-            () = proxy.accept(&accepting) => unreachable!("it accepts for ever"),
-        }
+        let mut sessions = JoinSet::new();
+        let (stop, ended) = tokio::select! {
+            ended = Ending::wait(running, listener) => ended?,
+            () = proxy.accept(&accepting, &mut sessions) => unreachable!("it accepts for ever"),
+        };
+        drop(accepting);
+        while stop == Stop::HandedOver && sessions.join_next().await.is_some() {}
+        Ok::<_, Error>(ended)
     })?;
-    match stop {
-        Stop::Restart => Err(running.replace(&listener)),
-        Stop::End => {
-            running.end();
-            Ok(())
-        }
-    }
+    ended.finish()
 }
 
 struct Proxy {
@@ -91,14 +89,13 @@ struct Request {
 }
 
 impl Proxy {
-    async fn accept(self: &Rc<Self>, listener: &TcpListener) {
-        let mut connections = JoinSet::new();
+    async fn accept(self: &Rc<Self>, listener: &TcpListener, sessions: &mut JoinSet<()>) {
         loop {
-            while connections.try_join_next().is_some() {}
+            while sessions.try_join_next().is_some() {}
             match listener.accept().await {
-                Ok((stream, peer)) if self.settings.access.admits(peer.ip()) && connections.len() < MAX_CONNECTIONS => {
+                Ok((stream, peer)) if self.settings.access.admits(peer.ip()) && sessions.len() < MAX_CONNECTIONS => {
                     let (proxy, address) = (Rc::clone(self), peer.ip().to_canonical().to_string());
-                    connections.spawn_local(async move { proxy.serve(stream, &address).await });
+                    sessions.spawn_local(async move { proxy.serve(stream, &address).await });
                 }
                 Ok(_) => {}
                 // Out of descriptors, or a client that is gone already.

@@ -22,6 +22,8 @@ pub struct Node {
     port: u16,
     daemon: Option<Child>,
     proxy: Option<Child>,
+    /// A pveproxy in the background, which is nobody's child.
+    has_service: bool,
 }
 
 /// How a tool ended.
@@ -50,7 +52,7 @@ impl Node {
         let root = tempfile::Builder::new().prefix("ferrovisor-test-").tempdir().expect("a temporary directory");
         // pveproxy runs as www-data and containers as shifted users.
         fs::set_permissions(root.path(), Permissions::from_mode(0o755)).expect("own directory");
-        Node { root, etc: None, port: 0, daemon: None, proxy: None }
+        Node { root, etc: None, port: 0, daemon: None, proxy: None, has_service: false }
     }
 
     /// A node whose daemons answer.
@@ -107,6 +109,20 @@ impl Node {
         command.args(["start", "--debug", "1", "--listen", "127.0.0.1", "--port", &self.port.to_string()]);
         self.proxy = Some(self.spawn(&mut command, "pveproxy"));
         wait_for("pveproxy's port", 20, || TcpStream::connect(("127.0.0.1", self.port)).ok());
+    }
+
+    /// Puts a pveproxy into the background, as services run, in place of the one in the foreground.
+    pub fn start_proxy_as_service(&mut self) {
+        self.kill_proxy();
+        self.has_service = true;
+        let port = self.port.to_string();
+        self.run("pveproxy", &["start", "--listen", "127.0.0.1", "--port", &port]).ok();
+    }
+
+    /// The process that the pid file of pveproxy names.
+    pub fn proxy_service_pid(&self) -> u32 {
+        let text = fs::read_to_string(self.path("run/pveproxy/pveproxy.pid")).expect("pveproxy runs");
+        text.trim().parse().expect("a number")
     }
 
     fn spawn(&self, command: &mut Command, name: &str) -> Child {
@@ -270,6 +286,9 @@ impl Drop for Node {
             }
         }
         self.end_guests();
+        if self.has_service {
+            self.run("pveproxy", &["stop"]);
+        }
         kill(self.proxy.take());
         kill(self.daemon.take());
         // Images of templates are immutable, and there may be none.

@@ -2,9 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a panic is a test's report")]
 
-use compat_tests::Node;
 use compat_tests::console::{Socket, Viewer};
 use compat_tests::guest::busybox_template;
+use compat_tests::{Node, process};
 use std::fs;
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -13,7 +13,8 @@ const CONTAINER: &str = "/nodes/pve1/lxc/8361";
 
 #[test]
 fn terminals_lead_into_the_container() {
-    let node = Node::start();
+    let mut node = Node::start();
+    node.start_proxy_as_service();
     busybox_template(&node.path("var/lib/vz/template/cache/busybox.tar.gz"));
     let words = "create 8361 local:vztmpl/busybox.tar.gz --ostype unmanaged --memory 64 --rootfs local:0 --cmode shell";
     node.run("pct", &words.split(' ').collect::<Vec<_>>()).ok();
@@ -33,8 +34,18 @@ fn terminals_lead_into_the_container() {
     socket.expect("/ # ");
     socket.type_text("echo $(hostname)-$((40+2))\n");
     socket.expect("CT8361-42");
+    // A fresh image of the front server answers from now on, and nobody who works on a console notices.
+    let before = node.proxy_service_pid();
+    node.run("pveproxy", &["restart"]).ok();
+    let after = node.proxy_service_pid();
+    assert!(before != after && process::is_alive(before) && process::is_alive(after), "{before} {after}");
+    assert_eq!(client.get("/version").status, 200);
+    socket.type_text("echo still-$((40+3))\n");
+    socket.expect("still-43");
     socket.type_text("exit\n");
     node.finish(&client, &console["upid"]);
+    drop(socket);
+    compat_tests::wait_for("the end of the former image", 20, || (!process::is_alive(before)).then_some(()));
 
     let console = client.post(&format!("{CONTAINER}/vncproxy"), &[("websocket", "1")]).data();
     let socket = Socket::open(&client, CONTAINER, &console).unwrap();

@@ -6,7 +6,7 @@ use crate::net::serve::{Control as Serving, serve};
 use crate::process::command::{self, Command};
 use crate::process::control::{Control, inherited_listener};
 use crate::process::privileges::{self, Account};
-use crate::process::signals::{self, Stop};
+use crate::process::signals::{Signals, Stop};
 use actix_web::{App, web};
 use engine::{Context, Error, Mode, Result, ResultExt};
 use std::net::SocketAddr;
@@ -72,8 +72,9 @@ fn daemon(mut ctx: Context, control: &Control) -> Result<()> {
             App::new().default_service(web::to(move |request, payload| service.clone().handle(request, payload)));
         let admit = async move |stream: UnixStream| admit(stream, account);
         let served = tokio::task::spawn_local(serve(accept, admit, application, serving));
+        let mut signals = Signals::new()?;
         running.ready()?;
-        let stop = signals::wait().await?;
+        let stop = signals.next().await;
         let kept = (stop == Stop::Restart).then_some(listener);
         if kept.is_none() {
             // From now on the front server waits for the next daemon.

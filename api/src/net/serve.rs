@@ -5,6 +5,7 @@
 //! end:     who waits in the socket's queue is accepted, the socket closed; answers under way are finished, idle
 //!          connections closed
 //! restart: the same, but the queue is left to the next image of the program, which keeps the socket
+//! handed over: the same, but the next image accepts already, and answers under way take as long as they take
 //! ```
 
 use super::connection::{Watch, Watched};
@@ -27,7 +28,7 @@ use tokio::task::JoinSet;
 const LOOK: Duration = Duration::from_secs(2);
 /// The same while the server ends.
 const LOOK_ENDING: Duration = Duration::from_millis(50);
-/// Answers that are not finished after this time are cut off when the server ends.
+/// Answers that are not finished after this time are cut off when the server ends or starts again.
 const END: Duration = Duration::from_secs(25);
 /// Nobody waits in the socket's queue if none comes out of it for this time.
 const QUEUE: Duration = Duration::from_millis(2);
@@ -140,7 +141,11 @@ pub async fn serve<Raw, Stream, Accept, Prepare, Application, Factory>(
     }
     drop(accept);
     let finished = async { while connections.join_next().await.is_some() {} };
-    let _ = tokio::time::timeout(END, finished).await;
+    if stop == Some(Stop::HandedOver) {
+        finished.await;
+    } else {
+        let _ = tokio::time::timeout(END, finished).await;
+    }
 }
 
 /// Serves a connection as long as it is worth it.

@@ -1,8 +1,12 @@
 //! Start, stop and replacement of a daemon: its pid file and what it hands to its own next image.
 //!
-//! A running daemon holds a lock on its pid file, so a stale file never looks like a running daemon. `restart` lets the
-//! daemon finish what it answers and then run a fresh image of the program in the same process: pid, listening sockets and
-//! the lock stay, clients wait in the socket's queue meanwhile and nobody is refused.
+//! A running daemon holds a lock on its pid file, so a stale file never looks like a running daemon. `restart` makes a fresh
+//! image of the program serve on the same listening socket, with the same lock, and nobody is refused:
+//!
+//! - [`Running::replace`] in the same process, after it has finished what it answers; clients wait in the socket's queue.
+//!   For a daemon that owns what only one can own, and for one that somebody watches in the foreground.
+//! - [`Running::hand_over`] in a process beside it, which accepts whatever comes from then on, while the old one stays as
+//!   long as what it answers lasts, such as a console. It goes with the daemon.
 
 use super::command::{Command as Order, Line};
 use engine::{Error, Result, ResultExt};
@@ -11,8 +15,8 @@ use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -22,8 +26,10 @@ use std::time::{Duration, Instant};
 const INHERITED: &str = "FERROVISOR_SOCKETS";
 /// Tells a daemon that its starter waits on standard output until it serves.
 const STARTER: &str = "FERROVISOR_STARTER";
-/// How long `stop` waits for the end.
+/// How long `stop` waits for the end, and `restart` for the fresh image.
 const STOP: Duration = Duration::from_secs(35);
+/// How long an image that has handed over may answer when the daemon has been stopped.
+const END: Duration = Duration::from_secs(25);
 
 /// A daemon as others see it.
 #[derive(Debug, Clone)]
@@ -40,7 +46,7 @@ pub struct Control {
 #[derive(Debug)]
 pub struct Running {
     control: Control,
-    lock: OwnedFd,
+    lock: File,
     background: bool,
 }
 
@@ -92,14 +98,7 @@ impl Control {
         command.stdin(Stdio::null()).stdout(Stdio::piped());
         // SAFETY: setsid is async-signal-safe and touches no memory of ours.
         unsafe { command.pre_exec(|| rustix::process::setsid().map(drop).map_err(Into::into)) };
-        let mut child = command.spawn().context(|| format!("unable to start '{}'", self.program.display()))?;
-        let mut text = String::new();
-        child.stdout.take().expect("standard output is a pipe").read_to_string(&mut text)?;
-        if text.trim() == "ready" {
-            return Ok(());
-        }
-        let status = child.wait()?;
-        Err(Error::new(format!("start failed ({status})")))
+        wait_until_ready(command)
     }
 
     /// Ends the daemon and waits for its end. A daemon that does not run is fine.
@@ -118,15 +117,23 @@ impl Control {
         Ok(())
     }
 
-    /// Lets the running daemon take a new image; says whether there is one.
+    /// Makes a fresh image serve and waits for it; says whether a daemon runs at all.
     pub fn restart(&self) -> Result<bool> {
-        match self.pid() {
-            Some(pid) => {
-                kill_process(pid, Signal::HUP)?;
-                Ok(true)
+        let Some(pid) = self.pid() else {
+            return Ok(false);
+        };
+        let written = || fs::metadata(&self.pid_file).and_then(|file| file.modified()).ok();
+        let before = written();
+        kill_process(pid, Signal::HUP)?;
+        let deadline = Instant::now() + STOP;
+        // Each image writes its pid when it serves.
+        while written() == before || self.pid().is_none() {
+            if Instant::now() > deadline {
+                return Err(Error::new(format!("process {} has no successor", pid.as_raw_nonzero())));
             }
-            None => Ok(false),
+            std::thread::sleep(Duration::from_millis(5));
         }
+        Ok(true)
     }
 
     /// Becomes the daemon: takes the lock and writes the pid file, or takes over what the last image held.
@@ -134,19 +141,33 @@ impl Control {
         let place = || format!("unable to use pid file '{}'", self.pid_file.display());
         let background = std::env::var_os(STARTER).is_some();
         if let Some((_, lock)) = inherited() {
-            return Ok(Running { control: self.clone(), lock, background: false });
+            return Ok(Running { control: self.clone(), lock: lock.into(), background });
         }
         if let Some(parent) = self.pid_file.parent() {
             fs::create_dir_all(parent).context(place)?;
         }
         let mut options = OpenOptions::new();
-        let mut file =
-            options.write(true).create(true).truncate(false).mode(0o644).open(&self.pid_file).context(place)?;
-        flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|_| Error::new("already running".to_owned()))?;
-        file.set_len(0).context(place)?;
-        writeln!(file, "{}", std::process::id()).context(place)?;
-        Ok(Running { control: self.clone(), lock: file.into(), background })
+        let lock = options.write(true).create(true).truncate(false).mode(0o644).open(&self.pid_file).context(place)?;
+        flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|_| Error::new("already running".to_owned()))?;
+        let running = Running { control: self.clone(), lock, background };
+        running.write_pid()?;
+        Ok(running)
     }
+}
+
+/// Starts a daemon whose standard output is a pipe and waits until it serves.
+fn wait_until_ready(mut command: Command) -> Result<()> {
+    let program = command.get_program().to_owned();
+    let mut child = command.spawn().context(|| format!("unable to start '{}'", program.display()))?;
+    let mut text = String::new();
+    child.stdout.take().expect("standard output is a pipe").read_to_string(&mut text)?;
+    if text.trim() == "ready" {
+        // One that only stood between is reaped.
+        child.try_wait()?;
+        return Ok(());
+    }
+    let status = child.wait()?;
+    Err(Error::new(format!("start failed ({status})")))
 }
 
 /// Listener and lock of the image before this one.
@@ -154,12 +175,11 @@ fn inherited() -> Option<(OwnedFd, OwnedFd)> {
     let text = std::env::var(INHERITED).ok()?;
     let mut numbers = text.split(',').map(|number| number.parse::<RawFd>().ok().filter(|number| *number > 2));
     let (listener, lock) = (numbers.next()??, numbers.next()??);
-    // SAFETY: the variable is only set by `Running::replace` right before it becomes this image, with two descriptors that
-    // it has kept open for us. Each is made into an owner at most once per place that asks: `begin` takes the lock,
+    // SAFETY: the variable is only set by `Running::replace` and `Running::hand_over` for this very image, with two
+    // descriptors that they have kept open for us. Each is made into an owner at most once per place that asks: `begin` takes the lock,
     // `inherited_listener` the listener, and the other one is duplicated below.
-    let (listener, lock) =
-        unsafe { (std::os::fd::BorrowedFd::borrow_raw(listener), std::os::fd::BorrowedFd::borrow_raw(lock)) };
-    let close_on_exec = |fd: std::os::fd::BorrowedFd<'_>| rustix::io::fcntl_dupfd_cloexec(fd, 3).ok();
+    let (listener, lock) = unsafe { (BorrowedFd::borrow_raw(listener), BorrowedFd::borrow_raw(lock)) };
+    let close_on_exec = |fd: BorrowedFd<'_>| rustix::io::fcntl_dupfd_cloexec(fd, 3).ok();
     Some((close_on_exec(listener)?, close_on_exec(lock)?))
 }
 
@@ -170,9 +190,17 @@ pub fn inherited_listener() -> Option<OwnedFd> {
 }
 
 impl Running {
+    /// In one write and without a moment in which the file is empty.
+    fn write_pid(&self) -> Result<()> {
+        let text = format!("{}\n", std::process::id());
+        let written = self.lock.write_all_at(text.as_bytes(), 0).and_then(|()| self.lock.set_len(text.len() as u64));
+        written.context(|| format!("unable to use pid file '{}'", self.control.pid_file.display()))
+    }
+
     /// Tells starter and service manager that requests are answered from now on.
     pub fn ready(&self) -> Result<()> {
         close_inherited();
+        self.write_pid()?;
         notify("READY=1");
         if self.background {
             let log = OpenOptions::new().create(true).append(true).mode(0o640).open(&self.control.log_file);
@@ -202,6 +230,51 @@ impl Running {
             .env_remove(STARTER)
             .exec()
             .into()
+    }
+
+    /// Whether a fresh image may serve beside this one: nobody watches this process.
+    pub fn may_hand_over(&self) -> bool {
+        self.background
+    }
+
+    /// Starts a fresh image of the program beside this process, with the same listening socket, and returns when it serves.
+    ///
+    /// # Errors
+    /// An image that does not start; then nothing has changed.
+    pub fn hand_over(&self, listener: impl AsFd) -> Result<()> {
+        let copy = |fd: BorrowedFd<'_>| rustix::io::fcntl_dupfd_cloexec(fd, 3);
+        let (socket, lock) = (copy(listener.as_fd())?, copy(self.lock.as_fd())?);
+        let handed = [socket.as_raw_fd(), lock.as_raw_fd()];
+        let mut command = Command::new(&self.control.program);
+        command.args(std::env::args_os().skip(1)).env(STARTER, "1");
+        command.env(INHERITED, format!("{},{}", handed[0], handed[1])).stdin(Stdio::null()).stdout(Stdio::piped());
+        // SAFETY: between fork and exec only system calls are made, which touch no memory of ours. The first child ends at
+        // once, so that the daemon is nobody's child and whoever manages services sees its end.
+        unsafe {
+            command.pre_exec(move || {
+                for number in handed {
+                    fcntl_setfd(BorrowedFd::borrow_raw(number), FdFlags::empty())?;
+                }
+                match libc::syscall(libc::SYS_fork) {
+                    -1 => Err(std::io::Error::last_os_error()),
+                    0 => rustix::process::setsid().map(drop).map_err(Into::into),
+                    _ => libc::_exit(0),
+                }
+            });
+        }
+        wait_until_ready(command)
+    }
+
+    /// Gives up the pid file after [`Self::hand_over`]: this process ends some time after the daemon does, if not before.
+    pub fn retire(self) {
+        let Running { control, .. } = self;
+        std::thread::spawn(move || {
+            while control.pid().is_some() {
+                std::thread::sleep(Duration::from_secs(1));
+            }
+            std::thread::sleep(END);
+            std::process::exit(0);
+        });
     }
 
     /// The end: removes the pid file as far as this account may.

@@ -2,5 +2,6 @@
 
 pub mod command;
 pub mod control;
+pub mod ending;
 pub mod privileges;
 pub mod signals;

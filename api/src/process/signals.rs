@@ -1,25 +1,42 @@
 //! The signals of a daemon: end, or start again.
 
 use engine::Result;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Why a daemon stops serving.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stop {
     /// For good.
     End,
-    /// To be replaced by a fresh image of the program with the same pid and sockets.
+    /// To become a fresh image of the program, with the same pid and sockets.
     Restart,
+    /// A fresh image serves already, beside this one.
+    HandedOver,
 }
 
-/// Waits for a signal that ends serving.
-pub async fn wait() -> Result<Stop> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut hang_up = signal(SignalKind::hangup())?;
-    Ok(tokio::select! {
-        _ = terminate.recv() => Stop::End,
-        _ = interrupt.recv() => Stop::End,
-        _ = hang_up.recv() => Stop::Restart,
-    })
+/// What a daemon is told by signals from now on.
+pub struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hang_up: Signal,
+}
+
+impl Signals {
+    /// Signals no longer end the process by themselves.
+    pub fn new() -> Result<Self> {
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hang_up: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// Waits for one that ends serving.
+    pub async fn next(&mut self) -> Stop {
+        tokio::select! {
+            _ = self.terminate.recv() => Stop::End,
+            _ = self.interrupt.recv() => Stop::End,
+            _ = self.hang_up.recv() => Stop::Restart,
+        }
+    }
 }

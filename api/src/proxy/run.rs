@@ -12,8 +12,8 @@ use crate::net::settings::Settings;
 use crate::net::tls::Certificates;
 use crate::process::command;
 use crate::process::control::Control;
+use crate::process::ending::Ending;
 use crate::process::privileges;
-use crate::process::signals::{self, Stop};
 use actix_web::{App, web};
 use engine::{Context, Result, ResultExt};
 use std::net::{SocketAddr, TcpListener as StdListener};
@@ -77,24 +77,16 @@ fn server(ctx: &Context, control: &Control, line: &command::Line) -> Result<()> 
             std::thread::Builder::new().name("front".into()).spawn(move || thread(shared, listener, async { Ok(()) }))
         })
         .collect::<std::io::Result<_>>()?;
-    // What the next image serves on; nothing after an end for good.
-    let kept = thread(shared, listener.try_clone()?, async {
-        running.ready()?;
-        let stop = signals::wait().await?;
-        let kept = (stop == Stop::Restart).then_some(listener);
+    // What is left to be done when the last answer is finished.
+    let ended = thread(shared, listener.try_clone()?, async {
+        let (stop, ended) = Ending::wait(running, listener).await?;
         ending.send_replace(Some(stop));
-        Ok(kept)
+        Ok(ended)
     })?;
     for thread in more {
         let _ = thread.join();
     }
-    match kept {
-        Some(listener) => Err(running.replace(&listener)),
-        None => {
-            running.end();
-            Ok(())
-        }
-    }
+    ended.finish()
 }
 
 /// What all threads use.
