@@ -79,7 +79,15 @@ fn a_guest_is_told_who_it_is() {
     // Changed and written again under the running guest: another instance, so that it is all done again.
     node.run("qm", &["set", "7160", "--ciuser", "eve"]).ok();
     assert!(node.run("qm", &["cloudinit", "pending", "7160"]).ok().contains("ciuser: eve"));
+    let stored = || std::fs::read_to_string(node.path("etc/pve/qemu-server/7160.conf")).unwrap();
+    assert!(stored().contains("\n[special:cloudinit]\nciuser: joe\n"), "{}", stored());
+    let rows = client.get(&format!("{VM}/cloudinit")).data();
+    let row = rows.as_array().unwrap().iter().find(|row| row["key"] == "ciuser").unwrap().clone();
+    assert_eq!((&row["value"], &row["pending"]), (&"joe".into(), &"eve".into()));
+    let second = node.run("qm", &["set", "7160", "--scsi1", "local:cloudinit"]);
+    assert!(second.stderr.contains("scsi1 - cloud-init drive is already attached at 'ide2'"), "{}", second.stderr);
     node.run("qm", &["cloudinit", "update", "7160"]).ok();
+    assert!(!stored().contains("[special:cloudinit]"), "{}", stored());
     assert!(on_disc(&node, "user-data").contains("user: eve"));
     assert_ne!(on_disc(&node, "meta-data"), meta);
 

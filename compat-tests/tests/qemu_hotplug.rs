@@ -75,6 +75,19 @@ fn devices_come_and_go_while_the_guest_runs_and_it_sleeps_on_disk() {
     let config = client.get(&format!("{VM}/config")).data();
     assert!(config["unused0"].as_str().unwrap().contains("vm-7150-disk-1.raw"), "{config}");
 
+    // Limits and remarks change in place: the guest keeps its disk. Weights and what may be plugged hold at once as well.
+    let disk = client.get(&format!("{VM}/config")).data()["scsi3"].as_str().unwrap().to_owned();
+    set(&[("scsi3", &format!("{disk},backup=0,mbps=5")), ("cpuunits", "200"), ("hotplug", "network,disk,usb")]).data();
+    assert_eq!(waiting(), 0);
+    assert!(shell.run("ls /sys/block").contains("sdb"));
+    let blocks = client.post(&format!("{VM}/monitor"), &[("command", "info block")]).data();
+    let limits = client.post(&format!("{VM}/monitor"), &[("command", "qom-get throttle-drive-scsi3 limits")]).data();
+    let shown = format!("{blocks} {limits}");
+    assert!(shown.contains("5242880"), "{shown}");
+    set(&[("scsi3", &format!("{disk},backup=0,mbps=5,cache=writeback"))]).data();
+    assert_eq!(waiting(), 1);
+    set(&[("revert", "scsi3")]).data();
+
     // What cannot be plugged waits, and can be taken back.
     set(&[("sata0", "local:0.125"), ("cores", "2")]).data();
     assert_eq!(waiting(), 2);

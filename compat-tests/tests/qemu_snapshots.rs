@@ -84,7 +84,7 @@ fn a_guest_goes_back_in_time_and_its_disk_with_it() {
     assert_eq!((&listed[1]["parent"], &listed[2]["parent"]), (&"empty".into(), &"empty".into()));
     assert!(!images(&node, "7120").iter().any(|name| name.contains("state")));
     client.put(&format!("{VM}/snapshot/late/config"), &[("description", "tomorrow")]).data();
-    assert_eq!(client.get(&format!("{VM}/snapshot/late/config")).data()["description"], "tomorrow\n");
+    assert_eq!(client.get(&format!("{VM}/snapshot/late/config")).data()["description"], "tomorrow");
     let tree = node.run("qm", &["listsnapshot", "7120"]).ok();
     assert!(tree.contains("`-> empty") && tree.contains(" `-> late") && tree.contains("You are here!"), "{tree}");
 

@@ -14,6 +14,7 @@ use std::time::Duration;
 pub const COMMANDS: &[Row] = &[
     command("qm", "cleanup", cleanup),
     command("qm", "monitor", monitor),
+    command("qm", "nbdstop", stop_nbd),
     command("qm", "showcmd", show_command),
     command("qm", "terminal", open_terminal),
     command("qm", "unlock", unlock),
@@ -27,6 +28,7 @@ fn show_command(invocation: &Invocation) -> Result<ExitCode> {
     let config = guest::load(&invocation.ctx, GuestKind::Qemu, vmid)?;
     let snapshot: Option<String> = invocation.opt("snapshot")?;
     let plan = launch::show(&invocation.ctx, vmid, &config, snapshot.as_deref())?;
+    plan.notes.iter().for_each(|note| eprintln!("{note}"));
     plan.warnings.iter().for_each(|warning| eprintln!("WARN: {warning}"));
     let text = if invocation.flag("pretty") {
         command_line::to_pretty_text(&plan.command)
@@ -79,6 +81,15 @@ fn monitor(invocation: &Invocation) -> Result<ExitCode> {
                 Err(error) => println!("ERROR: {error}"),
             },
         }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Ends the VM's server for network block devices; what goes wrong is only said.
+fn stop_nbd(invocation: &Invocation) -> Result<ExitCode> {
+    let vmid: Vmid = invocation.param("vmid")?;
+    if let Err(error) = qmp::execute(&invocation.ctx, vmid, "nbd-server-stop", serde_json::json!({})) {
+        eprintln!("{error}");
     }
     Ok(ExitCode::SUCCESS)
 }

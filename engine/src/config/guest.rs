@@ -64,7 +64,7 @@ impl GuestKind {
 /// One part of the file: the current state or a snapshot.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Part {
-    /// The description, decoded; each line ends with a line break.
+    /// The description, decoded; each line ends with a line break, of VMs all but the last.
     pub description: Option<String>,
     /// Values by key.
     pub options: BTreeMap<String, String>,
@@ -176,7 +176,20 @@ impl GuestConfig {
                 config.problems.push((index + 1, line.to_owned()));
             }
         }
+        if kind == GuestKind::Qemu {
+            config.trim_descriptions();
+        }
         config
+    }
+
+    /// PVE cuts off what is blank at the end of a VM's description, but not of a container's.
+    fn trim_descriptions(&mut self) {
+        let others = self.special.values_mut().chain(self.snapshots.values_mut());
+        for part in [&mut self.current, &mut self.pending.part].into_iter().chain(others) {
+            if let Some(description) = &mut part.description {
+                description.truncate(description.trim_end().len());
+            }
+        }
     }
 
     fn part_mut(&mut self, header: &str) -> &mut Part {
@@ -281,7 +294,7 @@ mod tests {
     #[test]
     fn printing_inverts_parsing() {
         let config = GuestConfig::parse(GuestKind::Qemu, VM);
-        assert_eq!(config.current.description.as_deref(), Some("web: one\ntwo\n"));
+        assert_eq!(config.current.description.as_deref(), Some("web: one\ntwo"));
         assert_eq!(config.pending.delete, BTreeMap::from([("onboot".into(), false), ("unused0".into(), true)]));
         assert_eq!(config.snapshots["before"].get("cores"), Some("1"));
         assert_eq!(config.current.indexed("scsi").next(), Some((0, "local:100/vm-100-disk-0.raw,size=4G")));

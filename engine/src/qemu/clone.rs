@@ -327,7 +327,7 @@ mod tests {
         assert!(!new.get("net0").unwrap().contains("00:00:01") && new.get("net0").unwrap().ends_with("bridge=vmbr0"));
         assert!(!new.get("smbios1").unwrap().contains("1111") && new.get("smbios1").unwrap().contains("TWU="));
         assert!(!new.get("vmgenid").unwrap().starts_with("1111"));
-        assert_eq!(new.description.as_deref(), Some("hello\n"));
+        assert_eq!(new.description.as_deref(), Some("hello"));
         assert_eq!(draft.warnings, ["found pending changes for 'cores', discarding for clone"]);
     }
 

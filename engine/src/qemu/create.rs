@@ -1,11 +1,11 @@
 //! A new VM: configuration and volumes, all or nothing.
 
 use super::command_line::pin_for_windows;
-use super::config::{Drive, Machine, Slot, Vm, default_devices, print_order};
+use super::config::{Drive, Machine, Properties, Slot, Vm, default_devices, print_order};
 use super::disks::Made;
-use super::recovery;
 use super::request::Settings;
-use crate::config::guest::{GuestConfig, GuestKind};
+use super::{cloudinit, recovery};
+use crate::config::guest::{GuestConfig, GuestKind, Part};
 use crate::{Context, Result, Task, Vmid, access, guest};
 
 /// What a new VM is made of.
@@ -67,10 +67,13 @@ fn build(task: &Task, new: &Create, made: &mut Made) -> Result<GuestConfig> {
     }
     for (slot, text) in drives(&new.settings) {
         let drive = Drive::parse_request(slot, &text)?;
+        if drive.is_cloudinit() {
+            cloudinit::refuse_second(slot, &[&new.settings])?;
+        }
         let drive = made.realise(new.vmid, drive, new.storage.as_deref(), &mut |line| task.log(line))?;
         config.current.set(slot.to_string(), drive.to_string());
     }
-    complete(task.ctx, new.vmid, &mut config)?;
+    complete(task.ctx, new.vmid, &mut config, &mut |line| task.log(line))?;
     Ok(config)
 }
 
@@ -82,7 +85,7 @@ fn drives(settings: &Settings) -> Vec<(Slot, String)> {
 }
 
 /// What every new VM gets when the caller did not say: boot order, identity, origin.
-fn complete(ctx: &Context, vmid: Vmid, config: &mut GuestConfig) -> Result<()> {
+fn complete(ctx: &Context, vmid: Vmid, config: &mut GuestConfig, log: &mut dyn FnMut(&str)) -> Result<()> {
     let qemu = ctx.host.qemu_version()?;
     config.current.set("meta", format!("creation-qemu={qemu},ctime={}", ctx.clock.now()));
     if config.current.get("boot").is_none() {
@@ -92,18 +95,39 @@ fn complete(ctx: &Context, vmid: Vmid, config: &mut GuestConfig) -> Result<()> {
     if config.current.get("smbios1").is_none() {
         config.current.set("smbios1", format!("uuid={}", crate::types::random_uuid()));
     }
-    if config.current.get("vmgenid").is_none() {
+    let is_arm = config.current.get("arch").map_or_else(|| ctx.host.architecture(), str::to_owned) == "aarch64";
+    if config.current.get("vmgenid").is_none() && !is_arm {
         config.current.set("vmgenid", crate::types::random_uuid());
     }
-    let vm = Vm::new(vmid, &config.current);
-    let mut machine = Machine::parse(vm.text("machine"))?;
-    machine.check()?;
-    let pinned = pin_for_windows(&vm, &machine, &ctx.host)?;
-    if let Some(pinned) = pinned {
-        machine.set_type(pinned);
-        config.current.set("machine", machine.to_string());
+    if let Some(vga) = config.current.get("vga") {
+        check_vga(vga)?;
+    }
+    if let Some(machine) = pinned(ctx, vmid, &config.current, log)? {
+        config.current.set("machine", machine);
     }
     Ok(())
+}
+
+/// The option `machine` of a Windows VM whose type has no version, with one. (PVE: Machine.pm,
+/// check_and_pin_machine_string)
+pub fn pinned(ctx: &Context, vmid: Vmid, part: &Part, log: &mut dyn FnMut(&str)) -> Result<Option<String>> {
+    let vm = Vm::new(vmid, part);
+    let mut machine = Machine::parse(vm.text("machine"))?;
+    machine.check()?;
+    let Some(pinned) = pin_for_windows(&vm, &machine, &ctx.host)? else { return Ok(None) };
+    log(&format!("pinning machine type to '{pinned}' for Windows guest OS"));
+    machine.set_type(pinned);
+    Ok(Some(machine.to_string()))
+}
+
+/// The clipboard of VNC needs a card that shows something. (PVE: QemuServer.pm, assert_clipboard_config)
+pub fn check_vga(text: &str) -> Result<()> {
+    let vga = Properties::parse("~pve-qm-vga", "vga", text)?;
+    let fits = |kind: &str| ["std", "cirrus", "vmware", "virtio", "qxl"].iter().any(|start| kind.starts_with(start));
+    match vga.text("type").filter(|kind| vga.text("clipboard").as_deref() == Some("vnc") && !fits(kind)) {
+        Some(kind) => Err(crate::Error::new(format!("vga type {kind} is not compatible with VNC clipboard"))),
+        None => Ok(()),
+    }
 }
 
 #[cfg(test)]
@@ -122,7 +146,7 @@ mod tests {
             ..Context::for_test(root.path())
         };
         let mut config = GuestConfig::parse(GuestKind::Qemu, text);
-        complete(&ctx, "100".parse().unwrap(), &mut config).unwrap();
+        complete(&ctx, "100".parse().unwrap(), &mut config, &mut |_| {}).unwrap();
         config
     }
 

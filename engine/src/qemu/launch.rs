@@ -82,12 +82,13 @@ pub fn start_locked(task: &Task, vmid: Vmid, how: &Start) -> Result<()> {
         task.log(format!("removed '{name}' of a VM that has ended"));
     }
     if how.state.is_none() {
-        cloudinit::write(ctx, vmid, &config, &mut |line| task.log(line))?;
+        cloudinit::renew(ctx, vmid, &config, &mut |line| task.log(line))?;
     }
     activate_volumes(ctx, &vm)?;
     stop::hook(task, &vm, "pre-start")?;
     let with_port = Start { spice_port: spice::reserve(ctx, &vm)?, ..how.clone() };
     let mut plan = plan(ctx, &vm, &with_port)?;
+    plan.notes.iter().for_each(|note| task.log(note));
     for warning in &plan.warnings {
         task.warn(warning);
     }
@@ -150,11 +151,11 @@ pub fn plan(ctx: &Context, vm: &Vm, how: &Start) -> Result<Plan> {
             chosen => chosen,
         },
     };
-    let (readable, warnings) = config::readable(vm);
+    let (readable, unreadable) = config::readable(vm);
     let vm = Vm::new(vm.vmid, &readable);
     let around = surroundings::read(ctx, &vm)?;
     let mut plan = command_line::plan(vm, &ctx.host, &StoredVolumes { ctx }, &around, &options)?;
-    plan.warnings.splice(0..0, warnings);
+    plan.notes.splice(0..0, unreadable);
     Ok(plan)
 }
 

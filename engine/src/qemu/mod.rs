@@ -25,6 +25,7 @@ mod disks;
 mod edit;
 pub mod files;
 pub mod handlers;
+mod hotplug;
 pub mod import;
 pub mod launch;
 pub mod move_disk;
@@ -52,6 +53,7 @@ mod surroundings;
 pub mod suspend;
 pub mod template;
 pub mod terminal;
+mod throttle;
 pub mod update;
 
 pub use reconcile::reconcile;

@@ -67,7 +67,7 @@ mod tests {
             (&config["memory"], &config["agent"], &config["cpulimit"]),
             (&"2048".into(), &"1".into(), &"1.5".into())
         );
-        assert_eq!(config["description"], "hello\n");
+        assert_eq!(config["description"], "hello");
         assert_eq!(config["digest"].as_str().unwrap().len(), 40);
     }
 

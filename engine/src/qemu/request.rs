@@ -1,6 +1,8 @@
 //! Options of a request, checked and completed before anything is done with them.
 
 use super::config::{Drive, NetDevice, Slot, random_mac};
+use crate::guest::input;
+use crate::lxc::cgroup;
 use crate::{Call, Context, Error, Result, access, file, storage};
 use std::collections::BTreeMap;
 
@@ -22,6 +24,10 @@ pub fn settings(call: &Call, not_options: &[&str]) -> Result<Settings> {
             *text = normalise_drive(call.ctx, slot, text)?.to_string();
         } else if is_net(key) {
             *text = with_address(call.ctx, key, text)?;
+        } else if key == "sshkeys" {
+            input::check_ssh_keys(text)?;
+        } else if key == "cpuunits" {
+            *text = cgroup::clamp_cpu_units(&cgroup::Hierarchies::of_host()?, text.parse().ok()).to_string();
         } else if key == "vmgenid" && text == "1" {
             *text = crate::types::random_uuid();
         } else if key == "tags" {

@@ -35,8 +35,12 @@ pub fn current(ctx: &Context, vmid: Vmid, config: &GuestConfig) -> Result<Value>
     let mut row = StatusRow::new(&guest, &Look::at(std::slice::from_ref(&guest))).into_map();
     let vm = Vm::new(vmid, &config.current);
     row.insert("ha".into(), json!({"managed": 0}));
-    if vm.text("vga").is_some_and(|vga| vga.contains("qxl") || vga.contains("virtio")) {
-        row.insert("spice".into(), 1.into());
+    if let Some(vga) = vm.properties("~pve-qm-vga", "vga").ok().flatten() {
+        if vga.text("type").is_some_and(|kind| kind.starts_with("qxl") || kind.starts_with("virtio")) {
+            row.insert("spice".into(), 1.into());
+        }
+        // Null when the display has none.
+        row.insert("clipboard".into(), vga.text("clipboard").into());
     }
     if vm.agent().unwrap_or_default().is_some() {
         row.insert("agent".into(), 1.into());

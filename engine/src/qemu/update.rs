@@ -1,16 +1,18 @@
 //! Changing the options of a VM. (PVE: qemu-server API2/Qemu.pm, update_vm_api)
 
-use super::config::{Drive, Properties, Slot, Vm};
+use super::config::{Bus, Drive, Machine, Properties, Slot, Vm, print_order};
+use super::create::{check_vga, pinned};
 use super::destroy::check_protection;
 use super::disks::Made;
 use super::permission::Subject;
 use super::request::Settings;
-use super::{edit, pending, status};
+use super::{cloudinit, edit, hotplug, pending, status};
 use crate::config::guest::{GuestConfig, GuestKind};
+use crate::guest::input;
 use crate::types::split_list;
 use crate::{Call, Context, Error, Result, Vmid, access, guest, storage};
 use contract::{ParamErrors, Verb};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A wish for changes.
 #[derive(Debug, Clone, Default)]
@@ -27,9 +29,11 @@ pub struct Update {
     pub skip_lock: bool,
     /// Remove the data of removed disks as well.
     pub force: bool,
+    /// The request as a tool's arguments, for the log.
+    pub described: String,
 }
 
-/// Parameters of the methods that are no options.
+/// Parameters of the methods that are no options; the log tells of the last four.
 const NOT_OPTIONS: [&str; 10] = [
     "node",
     "vmid",
@@ -42,6 +46,7 @@ const NOT_OPTIONS: [&str; 10] = [
     "revert",
     "force",
 ];
+const NOT_LOGGED: usize = 6;
 
 impl Update {
     /// Reads the wish from a call and checks the caller's rights.
@@ -58,11 +63,16 @@ impl Update {
             digest: call.text("digest"),
             skip_lock,
             force: call.flag("force"),
+            described: describe(call),
         };
         if update.settings.is_empty() && update.delete.is_empty() && update.revert.is_empty() {
             crate::bail!("no options specified");
         }
         update.check_names()?;
+        if let Some(script) = update.settings.get("hookscript") {
+            let checked = input::check_hookscript(call.ctx, script);
+            checked.map_err(|error| Error::parameter("hookscript", error.message()))?;
+        }
         let config = update.load(call.ctx, vmid)?;
         let ostype = update.settings.get("ostype").cloned().or_else(|| config.current.get("ostype").map(str::to_owned));
         super::request::hash_password(&mut update.settings, ostype.as_deref())?;
@@ -105,7 +115,8 @@ impl Update {
         if self.digest.as_ref().is_some_and(|seen| !seen.is_empty() && *seen != config.digest) {
             crate::bail!("checksum mismatch (file change by other user?)");
         }
-        if self.skip_lock { Ok(()) } else { guest::check_lock(config) }
+        let wakes = config.current.get("lock") == Some("suspended") && self.delete.iter().any(|key| key == "vmstate");
+        if self.skip_lock || wakes { Ok(()) } else { guest::check_lock(config) }
     }
 
     fn check_rights(&self, ctx: &Context, vmid: Vmid, config: &GuestConfig) -> Result<()> {
@@ -140,12 +151,11 @@ impl Update {
         Ok(())
     }
 
-    /// The wish as a tool's arguments.
-    fn describe(&self) -> String {
-        let lists = [("delete", self.delete.join(",")), ("revert", self.revert.join(","))];
-        let lists = lists.into_iter().filter(|(_, list)| !list.is_empty()).map(|(key, list)| format!("-{key} {list}"));
-        let settings = self.settings.iter().map(|(key, value)| format!("-{key} {value}"));
-        lists.chain(settings).collect::<Vec<_>>().join(" ")
+    /// The options that this changes; others that wait are left alone while the VM runs.
+    fn modified(&self) -> BTreeSet<String> {
+        let named = self.settings.keys().chain(&self.delete).chain(&self.revert).cloned();
+        // These follow from others.
+        named.chain(["boot", "bootdisk"].map(str::to_owned)).collect()
     }
 
     /// Whether volumes are made or removed, or the running VM is touched: then the VM must be nobody else's meanwhile.
@@ -153,6 +163,18 @@ impl Update {
         let keys = self.settings.keys().chain(&self.delete);
         keys.into_iter().any(|key| key.parse::<Slot>().is_ok())
     }
+}
+
+/// A request as a tool's arguments. Passwords are not shown.
+fn describe(call: &Call) -> String {
+    let map = call.params.to_map();
+    let mut keys: Vec<&String> = map.keys().filter(|key| !NOT_OPTIONS[..NOT_LOGGED].contains(&key.as_str())).collect();
+    keys.sort();
+    let shown = |key: &String| match key.as_str() {
+        "cipassword" => format!("-{key} <hidden>"),
+        _ => format!("-{key} {}", crate::call::config_text(&map[key])),
+    };
+    keys.into_iter().map(shown).collect::<Vec<_>>().join(" ")
 }
 
 /// Whether a name is an option of VMs.
@@ -164,7 +186,7 @@ fn is_option(key: &str) -> bool {
 
 /// Carries a change out: new volumes first, then the configuration in one step, then volumes that are not needed.
 pub fn apply(ctx: &Context, vmid: Vmid, update: &Update, log: &mut dyn FnMut(&str)) -> Result<()> {
-    log(&format!("update VM {vmid}: {}", update.describe()));
+    log(&format!("update VM {vmid}: {}", update.described));
     let mut made = Made::new(ctx);
     let outcome = realise_drives(ctx, vmid, update, &mut made, log).and_then(|drives| {
         guest::update(ctx, GuestKind::Qemu, vmid, |config| {
@@ -172,7 +194,7 @@ pub fn apply(ctx: &Context, vmid: Vmid, update: &Update, log: &mut dyn FnMut(&st
             let mut volumes = enter(ctx, vmid, update, &drives, config, log)?;
             let mut errors = BTreeMap::new();
             if status::is_running(ctx, vmid) {
-                let done = pending::hotplug(ctx, vmid, config, log)?;
+                let done = hotplug::apply(ctx, vmid, config, &update.modified(), log)?;
                 errors = done.errors;
                 volumes.extend(done.volumes);
             } else {
@@ -205,7 +227,12 @@ fn realise_drives(
         if config.pending.part.get(key) == Some(text.as_str()) {
             continue;
         }
-        let drive = made.realise(vmid, Drive::parse_request(slot, text)?, None, log)?;
+        let drive = Drive::parse_request(slot, text)?;
+        if drive.is_cloudinit() {
+            cloudinit::refuse_second(slot, &[&config.current.options, &config.pending.part.options, &drives])?;
+        }
+        check_tpm_version(config.current.get(key), &drive)?;
+        let drive = made.realise(vmid, drive, None, log)?;
         drives.insert(key.clone(), drive.to_string());
     }
     Ok(drives)
@@ -222,6 +249,9 @@ fn enter(
 ) -> Result<Vec<storage::VolumeId>> {
     let mut volumes = Vec::new();
     for key in &update.revert {
+        if Slot::of_key(key).is_some() {
+            keep_pending_volume(ctx, vmid, config, key)?;
+        }
         config.pending.part.options.remove(key);
         config.pending.delete.remove(key);
         if key == "description" {
@@ -239,14 +269,59 @@ fn enter(
                 edit::join_boot_order(config, key)?;
             }
         } else if Slot::of_key(key).is_none() {
-            if key == "boot" {
-                check_boot_order(config, update, value)?;
-            }
-            edit::set_pending(config, key, value.clone());
+            let value = enter_option(ctx, vmid, update, config, (key, value), log)?;
+            edit::set_pending(config, key, value);
         }
     }
     edit::tidy(config);
     Ok(volumes)
+}
+
+/// What follows from the new value of an option that is no drive; gives back the value as it is stored.
+fn enter_option(
+    ctx: &Context,
+    vmid: Vmid,
+    update: &Update,
+    config: &mut GuestConfig,
+    (key, value): (&str, &str),
+    log: &mut dyn FnMut(&str),
+) -> Result<String> {
+    match key {
+        "boot" => {
+            let Some(devices) = explicit_boot_order(config, update, value)? else { return Ok(value.to_owned()) };
+            if config.current.get("bootdisk").is_some() {
+                config.pending.delete.insert("bootdisk".into(), false);
+            }
+            return Ok(print_order(&devices));
+        }
+        "vga" => check_vga(value)?,
+        "machine" => Machine::parse(Some(value))?.check()?,
+        "ostype" => {
+            let has_wish = update.settings.contains_key("machine") || update.delete.iter().any(|key| key == "machine");
+            if !has_wish && config.pending.part.get("machine").is_none() {
+                let mut part = config.current.clone();
+                part.set("ostype", value);
+                match pinned(ctx, vmid, &part, log) {
+                    Ok(Some(machine)) => edit::set_pending(config, "machine", machine),
+                    Ok(None) => {}
+                    Err(error) => log(&format!("automatic pinning of machine version failed - {error}")),
+                }
+            }
+        }
+        _ => {}
+    }
+    Ok(value.to_owned())
+}
+
+/// The state of a TPM belongs to its version. (PVE: API2/Qemu.pm, prohibit_tpm_version_change)
+fn check_tpm_version(old: Option<&str>, new: &Drive) -> Result<()> {
+    let Some(old) = old.filter(|_| new.slot.bus == Bus::Tpmstate) else { return Ok(()) };
+    let old = Drive::parse(new.slot, old)?;
+    let version = |drive: &Drive| drive.options.text("version").unwrap_or_else(|| "v1.2".into());
+    if old.file == new.file && version(&old) != version(new) {
+        crate::bail!("cannot change TPM state version after creation");
+    }
+    Ok(())
 }
 
 /// A volume that was to be attached and is replaced before that stays as unused.
@@ -278,6 +353,9 @@ fn enter_delete(
     if key.starts_with("unused") {
         return delete_unused(ctx, vmid, config, key);
     }
+    if key == "vmstate" {
+        return delete_state(ctx, vmid, config);
+    }
     if Slot::of_key(key).is_some() {
         check_protection(config, &format!("can't remove drive '{key}'"))?;
         keep_pending_volume(ctx, vmid, config, key)?;
@@ -307,17 +385,39 @@ fn delete_unused(ctx: &Context, vmid: Vmid, config: &mut GuestConfig, key: &str)
     Ok(Some(volume).filter(|_| is_ours))
 }
 
-fn check_boot_order(config: &GuestConfig, update: &Update, text: &str) -> Result<()> {
+/// The memory of a suspended VM is thrown away: its next start is a cold one.
+fn delete_state(ctx: &Context, vmid: Vmid, config: &mut GuestConfig) -> Result<Option<storage::VolumeId>> {
+    let text = config.current.get("vmstate").unwrap_or_default().to_owned();
+    check_protection(config, &format!("can't remove vmstate '{text}'"))?;
+    let volume: storage::VolumeId = text.parse().map_err(Error::new)?;
+    let is_ours = storage::describe(ctx, &volume).is_ok_and(|found| found.vmid == Some(vmid));
+    if is_ours {
+        access::check(ctx, &format!("/storage/{}", volume.storage), &["Datastore.AllocateSpace"])?;
+        if edit::is_in_use(vmid, config, &text, "")? {
+            crate::bail!("unable to delete '{text}' - volume is still in use (snapshot?)");
+        }
+    }
+    for key in ["vmstate"].iter().chain(&super::snapshot::plan::RUNNING) {
+        config.current.options.remove(*key);
+    }
+    if config.current.get("lock") == Some("suspended") {
+        config.current.options.remove("lock");
+    }
+    Ok(Some(volume).filter(|_| is_ours))
+}
+
+/// The devices of an explicit order, which must be there.
+fn explicit_boot_order(config: &GuestConfig, update: &Update, text: &str) -> Result<Option<Vec<String>>> {
     let super::config::BootOrder::Devices(devices) = super::config::BootOrder::parse(Some(text))? else {
-        return Ok(());
+        return Ok(None);
     };
-    for device in devices {
-        let exists = config.current.get(&device).is_some()
-            || config.pending.part.get(&device).is_some()
-            || update.settings.contains_key(&device);
-        if !exists || update.delete.contains(&device) {
+    for device in &devices {
+        let exists = config.current.get(device).is_some()
+            || config.pending.part.get(device).is_some()
+            || update.settings.contains_key(device);
+        if !exists || update.delete.contains(device) {
             crate::bail!("invalid bootorder: device '{device}' does not exist'");
         }
     }
-    Ok(())
+    Ok(Some(devices).filter(|devices| !devices.is_empty()))
 }

@@ -10,6 +10,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 /// Above this size `index` becomes `index.1`.
 const INDEX_LIMIT: u64 = 50_000;
@@ -65,6 +66,21 @@ pub fn active(ctx: &Context) -> Result<Vec<Record>> {
     let mut list: Vec<Record> = records.into_iter().map(|(record, _)| record).collect();
     list.sort_by_key(|record| Reverse(record.upid.start_time));
     Ok(list)
+}
+
+/// Waits for a task's end, at most for a time; gives back its final status if it has ended.
+pub fn wait(ctx: &Context, upid: &Upid, patience: Duration) -> Result<Option<String>> {
+    let until = Instant::now() + patience;
+    loop {
+        let records = active(ctx)?;
+        // An end that has fallen out of the list already is in the log.
+        match records.into_iter().find(|record| record.upid == *upid) {
+            None => return Ok(Some(status_from_log(ctx, upid))),
+            Some(Record { end: Some((_, status)), .. }) => return Ok(Some(status)),
+            Some(_) if Instant::now() >= until => return Ok(None),
+            Some(_) => std::thread::sleep(Duration::from_millis(50)),
+        }
+    }
 }
 
 /// Changes `active` under its lock; the dead are given an end, new ends go to `index`, old entries fall out.

@@ -17,6 +17,7 @@ mod stop;
 mod upid;
 mod worker;
 
+pub use stop::overrule;
 pub use upid::Upid;
 pub use worker::{Handed, Job, serve};
 

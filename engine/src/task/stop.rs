@@ -1,9 +1,9 @@
 //! Ending a task from outside: it is asked, and after five seconds made to.
 //! (PVE: pve-common PVE/RESTEnvironment.pm, check_worker)
 
-use super::Upid;
+use super::{Task, Upid, journal};
 use crate::process::ProcessId;
-use crate::{Context, Mode};
+use crate::{Context, Mode, Result, access};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 use std::time::{Duration, Instant};
@@ -26,6 +26,25 @@ pub fn stop(ctx: &Context, upid: &Upid) {
     } else {
         kill_at(process, deadline);
     }
+}
+
+/// Ends the tasks of a kind that work on a guest, as far as the task's caller may: its own, those of its tokens, or with
+/// `Sys.Modify` on the node all of them. (PVE: pve-guest-common PVE/GuestHelpers.pm, abort_guest_tasks)
+pub fn overrule(task: &Task, kind: &str, id: impl ToString) -> Result<()> {
+    let (ctx, id) = (task.ctx, id.to_string());
+    let may_all = access::has(ctx, &format!("/nodes/{}", ctx.node), &["Sys.Modify"]);
+    let caller = ctx.caller.id();
+    let may = |upid: &Upid| may_all || upid.user == caller || upid.user_without_token() == caller;
+    let active = journal::active(ctx)?.into_iter().filter(|record| record.end.is_none()).map(|record| record.upid);
+    let overruled: Vec<Upid> = active.filter(|upid| upid.kind == kind && upid.id == id && may(upid)).collect();
+    for upid in &overruled {
+        stop(ctx, upid);
+    }
+    if !overruled.is_empty() {
+        let list = overruled.iter().map(Upid::to_string).collect::<Vec<_>>().join(", ");
+        task.log(format!("overruled {kind} tasks: {list}"));
+    }
+    Ok(())
 }
 
 fn kill_at(process: ProcessId, deadline: Instant) {

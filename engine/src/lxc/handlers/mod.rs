@@ -298,12 +298,13 @@ fn start_container(call: &Call) -> Result<Reply> {
 fn stop_container(call: &Call) -> Result<Reply> {
     let vmid = vmid(call)?;
     let skip = skip_lock(call)?;
-    stop_task(call, "vzstop", vmid, skip, |_| Stop::Kill)
+    let overruled = call.flag("overrule-shutdown").then_some("vzshutdown");
+    stop_task(call, ("vzstop", overruled), vmid, skip, |_| Stop::Kill)
 }
 
 fn shut_container_down(call: &Call) -> Result<Reply> {
     let vmid = vmid(call)?;
-    stop_task(call, "vzshutdown", vmid, false, shutdown_of)
+    stop_task(call, ("vzshutdown", None), vmid, false, shutdown_of)
 }
 
 fn shutdown_of(call: &Call) -> Stop {
@@ -311,7 +312,14 @@ fn shutdown_of(call: &Call) -> Stop {
     Stop::Shutdown { patience: Duration::from_secs(seconds), then_kill: call.flag("forceStop") }
 }
 
-fn stop_task(call: &Call, kind: &str, vmid: Vmid, skip_lock: bool, how: fn(&Call) -> Stop) -> Result<Reply> {
+/// A task of `kind`; tasks of the kind that it overrules are ended first.
+fn stop_task(
+    call: &Call,
+    (kind, overruled): (&str, Option<&str>),
+    vmid: Vmid,
+    skip_lock: bool,
+    how: fn(&Call) -> Stop,
+) -> Result<Reply> {
     let ctx = call.ctx;
     guest::load(ctx, GuestKind::Lxc, vmid)?;
     if !is_running(call, vmid) {
@@ -319,6 +327,9 @@ fn stop_task(call: &Call, kind: &str, vmid: Vmid, skip_lock: bool, how: fn(&Call
     }
     let runtime = runtime(call);
     call.task(kind, vmid, |task| {
+        if let Some(overruled) = overruled {
+            crate::task::overrule(task, overruled, vmid)?;
+        }
         let _lock = task.lock(&lock::guest(vmid))?;
         let config = guest::load(ctx, GuestKind::Lxc, vmid)?;
         if !skip_lock && config.current.get("lock") != Some("mounted") {

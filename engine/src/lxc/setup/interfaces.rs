@@ -23,13 +23,14 @@ struct Stanza<'a> {
 
 /// The new text of `/etc/network/interfaces`. Old versions of ifupdown want addresses without a prefix.
 pub fn interfaces(old: &str, wanted: &[Interface], with_prefix: bool) -> String {
-    let wanted: Vec<&Interface> = wanted
+    let mut wanted: Vec<&Interface> = wanted
         .iter()
         .filter(|net| FAMILIES.iter().any(|(_, address, gateway)| net.is_set(address) || net.is_set(gateway)))
         .collect();
     if wanted.is_empty() {
         return old.to_owned();
     }
+    wanted.sort_by_key(|net| net.name());
     let mut text = String::new();
     let mut auto: BTreeSet<String> = BTreeSet::new();
     let mut done: BTreeSet<(u32, usize)> = BTreeSet::new();
@@ -47,6 +48,9 @@ pub fn interfaces(old: &str, wanted: &[Interface], with_prefix: bool) -> String 
         let ends_stanza = words.first().is_none_or(|word| {
             matches!(*word, "iface" | "auto" | "mapping" | "source" | "source-directory") || word.starts_with("allow-")
         });
+        if let ["auto", names @ ..] = &words[..] {
+            auto.extend(names.iter().map(|name| (*name).to_owned()));
+        }
         if ends_stanza && let Some(stanza) = open.take() {
             close(&mut text, &mut auto, &mut done, &stanza, with_prefix);
             if words.is_empty() {
@@ -62,8 +66,7 @@ pub fn interfaces(old: &str, wanted: &[Interface], with_prefix: bool) -> String 
                     continue;
                 }
             }
-            ["auto", ref names @ ..] => auto.extend(names.iter().map(|name| (*name).to_owned())),
-            [option, _, ..] if !option.starts_with('#') => {
+            [option, _, ..] if !line.starts_with('#') => {
                 if let Some(stanza) = &mut open {
                     if !OWN_OPTIONS.contains(&option) {
                         stanza.options.push(line.trim().to_owned());
@@ -79,12 +82,13 @@ pub fn interfaces(old: &str, wanted: &[Interface], with_prefix: bool) -> String 
     if let Some(stanza) = open {
         close(&mut text, &mut auto, &mut done, &stanza, with_prefix);
     }
-    if !text.is_empty() && !text.ends_with("\n\n") {
-        text.push('\n');
-    }
+    let mut needs_separator = !text.is_empty() && !text.ends_with("\n\n");
     for interface in wanted {
-        for family in 0..FAMILIES.len() {
-            if !done.contains(&(interface.index, family)) {
+        for (family, (_, address, _)) in FAMILIES.iter().enumerate() {
+            if !done.contains(&(interface.index, family)) && interface.is_set(address) {
+                if std::mem::take(&mut needs_separator) {
+                    text.push('\n');
+                }
                 let stanza = Stanza { interface, family, options: Vec::new() };
                 close(&mut text, &mut auto, &mut done, &stanza, with_prefix);
             }
@@ -109,10 +113,10 @@ fn close(
     if !done.insert((stanza.interface.index, stanza.family)) {
         return;
     }
-    let Some(value) = stanza.interface.get(address) else { return };
     if auto.insert(name.to_owned()) {
         *text += &format!("auto {name}\n");
     }
+    let Some(value) = stanza.interface.get(address) else { return };
     if matches!(value, "dhcp" | "manual" | "auto") {
         *text += &format!("iface {name} {family} {value}\n\n");
         return;
@@ -137,10 +141,34 @@ fn close(
             );
         }
     }
-    for option in &stanza.options {
+    for option in without_old_routes(&stanza.options) {
         *text += &format!("\t{option}\n");
     }
     text.push('\n');
+}
+
+/// The options without the four lines that made a route to the gateway before they were marked.
+/// (PVE: LXC/Setup/Debian.pm, remove_gateway_scripts)
+fn without_old_routes(options: &[String]) -> Vec<&str> {
+    let mut rest: Vec<&str> = options.iter().map(String::as_str).collect();
+    let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    let mut place = 0;
+    while place + 4 <= rest.len() {
+        let first = words(rest[place]);
+        let is_route = match &first.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+            ["post-up", "ip", "route", "add", gateway, "dev", name] => {
+                let others = [
+                    format!("post-up ip route add default via {gateway} dev {name}"),
+                    format!("pre-down ip route del default via {gateway} dev {name}"),
+                    format!("pre-down ip route del {gateway} dev {name}"),
+                ];
+                others.iter().zip(&rest[place + 1..]).all(|(wanted, found)| words(wanted) == words(found))
+            }
+            _ => false,
+        };
+        if is_route { drop(rest.drain(place..place + 4)) } else { place += 1 }
+    }
+    rest
 }
 
 /// Whether a gateway lies in the network of an address, or is link-local.
@@ -236,6 +264,12 @@ mod tests {
         let again = interfaces(&text, &[net(0, "name=eth0,ip=10.0.0.2/32,gw=10.0.0.1")], true);
         assert_eq!(again.matches(route).count(), 1, "{again}");
         assert_eq!(interfaces(old, &[net(0, "name=eth0")], true), old);
+        let unmarked = again.replace("# --- BEGIN PVE ---\n", "").replace("# --- END PVE ---\n", "");
+        assert_eq!(interfaces(&unmarked, &[net(0, "name=eth0,ip=10.0.0.2/32,gw=10.0.0.1")], true), again);
+        let sorted = interfaces("source /etc/x\n", &[net(0, "name=z,ip=dhcp"), net(1, "name=a,ip=dhcp")], true);
+        assert!(sorted.ends_with("source /etc/x\n\nauto a\niface a inet dhcp\n\nauto z\niface z inet dhcp\n\n"));
+        let finished = "auto lo z\niface z inet dhcp\n\nsource /etc/x\n";
+        assert_eq!(interfaces(finished, &[net(0, "name=z,ip=dhcp")], true), finished);
     }
 
     #[test]

@@ -24,16 +24,22 @@ pub fn with_section(old: Option<&str>, content: &str, otherwise: Otherwise) -> O
     let section = format!("{BEGIN}\n{content}{END}\n");
     let Some(old) = old else { return (!content.is_empty()).then_some(section) };
     if let Some((before, after)) = around(old) {
-        return Some(format!("{before}{section}{after}"));
+        let after = after.trim_end_matches('\n');
+        let after = if after.is_empty() { String::new() } else { format!("{after}\n") };
+        return match content.is_empty() {
+            true if before.is_empty() && after.is_empty() => None,
+            // An empty part is followed by an empty line.
+            true => Some(format!("{before}{section}\n{after}")),
+            false => Some(format!("{before}{section}{after}")),
+        };
     }
+    // Empty lines at the end go, and an empty file gets one.
+    let old = format!("{}\n", old.trim_end_matches('\n'));
     match otherwise {
         _ if content.is_empty() => None,
         Otherwise::Replace => Some(section),
         Otherwise::Prepend => Some(format!("{section}{old}")),
-        Otherwise::Append => {
-            let separator = if old.is_empty() || old.ends_with('\n') { "" } else { "\n" };
-            Some(format!("{old}{separator}{section}"))
-        }
+        Otherwise::Append => Some(format!("{old}{section}")),
     }
 }
 
@@ -53,12 +59,19 @@ fn around(text: &str) -> Option<(&str, &str)> {
 fn line_start(text: &str, from: usize, marker: &str) -> Option<usize> {
     let mut start = from;
     for line in text[from..].split_inclusive('\n') {
-        if line.trim() == marker {
+        if is_marker(line, marker) {
             return Some(start);
         }
         start += line.len();
     }
     None
+}
+
+/// Whether a line begins as a marker does; people have edited blanks.
+fn is_marker(line: &str, marker: &str) -> bool {
+    let without_blanks = |text: &str| text.chars().filter(|c| !c.is_whitespace()).collect::<String>();
+    let marker = without_blanks(marker.trim_end_matches('-'));
+    line.starts_with('#') && without_blanks(line).starts_with(&marker)
 }
 
 #[cfg(test)]
@@ -78,6 +91,13 @@ mod tests {
     fn files_without_a_part() {
         assert_eq!(with_section(None, "", Otherwise::Append), None);
         assert_eq!(with_section(Some("old"), "", Otherwise::Replace), None);
+        let part = "# --- BEGIN PVE ---\nx\n# --- END PVE ---\n";
+        assert_eq!(with_section(Some("old\n\n"), "x", Otherwise::Append).unwrap(), format!("old\n{part}"));
+        assert_eq!(with_section(Some(""), "x", Otherwise::Append).unwrap(), format!("\n{part}"));
+        assert_eq!(with_section(Some("old\n\n"), "x", Otherwise::Prepend).unwrap(), format!("{part}old\n"));
+        assert_eq!(with_section(Some(part), "", Otherwise::Prepend), None);
+        let loose = "#--- BEGIN  PVE\ny\n# --- end\n# --- END PVE ---\nb\n\n";
+        assert_eq!(with_section(Some(loose), "x", Otherwise::Append).unwrap(), format!("{part}b\n"));
         assert_eq!(
             with_section(Some("old"), "x", Otherwise::Replace).unwrap(),
             "# --- BEGIN PVE ---\nx\n# --- END PVE ---\n"

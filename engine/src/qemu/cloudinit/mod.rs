@@ -3,15 +3,17 @@
 //! The disc is written before each start, and while the VM runs when somebody asks for it.
 //! (PVE: qemu-server PVE/QemuServer/Cloudinit.pm)
 
+pub mod changes;
 pub mod text;
 
-use super::config::{Drive, Properties, Vm};
+use super::config::{Drive, Properties, Slot, Vm};
 use super::qmp::Monitor;
 use super::{disks, status};
-use crate::config::guest::{GuestConfig, Part};
+use crate::config::guest::{GuestConfig, GuestKind, Part};
 use crate::storage::{self, Content, VolumeId};
-use crate::{Context, Error, Result, Vmid, command, error::ResultExt, file};
+use crate::{Context, Error, Result, Vmid, command, error::ResultExt, file, guest};
 use serde_json::json;
+use std::collections::BTreeMap;
 use std::path::Path;
 use text::{Kind, Resolver};
 
@@ -113,8 +115,33 @@ pub fn drive(vmid: Vmid, part: &Part) -> Result<Option<Drive>> {
     Ok(Vm::new(vmid, part).drives()?.into_iter().map(|(_, drive)| drive).find(Drive::is_cloudinit))
 }
 
-/// Writes the disc of a VM that has one. A running guest finds the new one in its drive.
-pub fn write(ctx: &Context, vmid: Vmid, config: &GuestConfig, log: &mut dyn FnMut(&str)) -> Result<()> {
+/// Fails when a VM has a cloud-init drive already, in another place than `slot`. (PVE: API2/Qemu.pm, create_disks)
+pub fn refuse_second(slot: Slot, parts: &[&BTreeMap<String, String>]) -> Result<()> {
+    let key = slot.to_string();
+    let others = parts.iter().flat_map(|options| options.iter()).filter(|(other, _)| **other != key);
+    for (other, text) in others {
+        let drive = Slot::of_key(other).and_then(|slot| Drive::parse_request(slot, text).ok());
+        if drive.is_some_and(|drive| drive.is_cloudinit()) {
+            crate::bail!("{key} - cloud-init drive is already attached at '{other}'");
+        }
+    }
+    Ok(())
+}
+
+/// Writes the disc of a VM that has one, as [`write`], and notes that it is up to date.
+pub fn renew(ctx: &Context, vmid: Vmid, config: &GuestConfig, log: &mut dyn FnMut(&str)) -> Result<()> {
+    write(ctx, vmid, config, status::is_running(ctx, vmid), log)?;
+    if changes::exist(config) {
+        guest::update(ctx, GuestKind::Qemu, vmid, |config| {
+            changes::forget(config);
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+/// Writes the disc of a VM that has one. A running guest whose drive it is in (`in_drive`) finds the new one there.
+pub fn write(ctx: &Context, vmid: Vmid, config: &GuestConfig, in_drive: bool, log: &mut dyn FnMut(&str)) -> Result<()> {
     let Some(drive) = drive(vmid, &config.current)? else { return Ok(()) };
     let volume = drive.volume().ok_or_else(|| Error::new(format!("'{}' is no volume", drive.file)))?;
     let (files, label) = files(ctx, vmid, &config.current)?;
@@ -131,7 +158,8 @@ pub fn write(ctx: &Context, vmid: Vmid, config: &GuestConfig, log: &mut dyn FnMu
     let directory = place.join(vmid.to_string());
     let image = place.join(format!("{vmid}.iso"));
     log("generating cloud-init ISO");
-    let outcome = burn(&directory, &image, &files, label).and_then(|()| fill(ctx, vmid, &drive, &volume, &image));
+    let outcome =
+        burn(&directory, &image, &files, label).and_then(|()| fill(ctx, vmid, &drive, &volume, &image, in_drive));
     // Passwords must not stay behind; what is not there needs no removal.
     let _ = std::fs::remove_dir_all(&directory);
     let _ = std::fs::remove_file(&image);
@@ -155,8 +183,7 @@ fn burn(directory: &Path, image: &Path, files: &[(&str, String)], label: &str) -
 }
 
 /// Copies the image into the volume; QEMU lets go of the old disc first.
-fn fill(ctx: &Context, vmid: Vmid, drive: &Drive, volume: &VolumeId, image: &Path) -> Result<()> {
-    let running = status::is_running(ctx, vmid);
+fn fill(ctx: &Context, vmid: Vmid, drive: &Drive, volume: &VolumeId, image: &Path, running: bool) -> Result<()> {
     let name = drive.slot.to_string();
     if running {
         Monitor::connect(ctx, vmid)?.execute("eject", json!({"id": name, "force": true}))?;

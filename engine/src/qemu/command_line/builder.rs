@@ -44,6 +44,8 @@ pub(super) struct Builder<'a> {
     /// Cards get the boot code of QEMU before 2.4.
     pub has_old_boot_code: bool,
     pub warnings: Vec<String>,
+    /// What is only said.
+    pub notes: Vec<String>,
     pub preparations: Preparations,
     /// What follows the machine option.
     pub last: Vec<String>,
@@ -71,9 +73,11 @@ impl<'a> Builder<'a> {
         let newest =
             MachineVersion { major: qemu.major, minor: qemu.minor, pve: highest_pve_revision(qemu.major, qemu.minor) };
         let version = MachineVersion::of_type(&machine_type).unwrap_or(newest);
-        let mut warnings = Vec::new();
+        let mut notes = Vec::new();
         if qemu.micro >= 90 {
-            warnings.push(format!("Installed QEMU version ({qemu}) is a release candidate, ignoring version checks"));
+            notes.push(format!(
+                "warning: Installed QEMU version ({qemu}) is a release candidate, ignoring version checks"
+            ));
         } else {
             check_version(&machine_type, version, host)?;
         }
@@ -109,7 +113,8 @@ impl<'a> Builder<'a> {
             bridges: BTreeSet::new(),
             has_legacy_graphics: false,
             has_old_boot_code,
-            warnings,
+            warnings: Vec::new(),
+            notes,
             preparations: Preparations::default(),
             last: Vec::new(),
             required_revision: 0,
@@ -194,7 +199,7 @@ impl<'a> Builder<'a> {
         command.extend(["-machine".to_owned(), self.machine_flags.join(",")]);
         command.extend(self.last);
         command.extend(split_words(self.vm.text("args").unwrap_or_default()));
-        Plan { command, warnings: self.warnings, preparations: self.preparations }
+        Plan { command, warnings: self.warnings, notes: self.notes, preparations: self.preparations }
     }
 }
 
@@ -264,8 +269,10 @@ fn newest_machine_version(qemu: &crate::host::QemuVersion) -> String {
 
 /// The type that a new Windows VM is pinned to, `None` for other systems or when a version is configured.
 pub fn pin_for_windows(vm: &Vm, machine: &Machine, host: &Host) -> Result<Option<String>> {
-    let configured = machine.configured_type().unwrap_or_else(|| "pc".into());
-    if vm.windows() == 0 || !matches!(configured.as_str(), "pc" | "q35") {
+    let is_arm = vm.text("arch").map_or_else(|| host.architecture(), str::to_owned) == "aarch64";
+    let default = || if is_arm { "virt" } else { "pc" }.to_owned();
+    let configured = machine.configured_type().unwrap_or_else(default);
+    if vm.windows() == 0 || !matches!(configured.as_str(), "pc" | "q35" | "virt") {
         return Ok(None);
     }
     Ok(Some(pinned_machine(&configured, &newest_machine_version(host.qemu_version()?))))

@@ -169,8 +169,8 @@ pub(super) fn model(builder: &mut Builder, passed: Passed) -> Result<()> {
         Some(level) if is_x86 => text += &format!(",level={level}"),
         Some(_) => {
             let arch = &builder.arch;
-            let warning = format!("CPU 'level' property is ignored for architecture '{arch}'");
-            builder.warnings.push(warning);
+            let note = format!("CPU 'level' property is ignored for architecture '{arch}'");
+            builder.notes.push(note);
         }
         None => {}
     }
@@ -295,6 +295,7 @@ fn add_configured_flags(builder: &mut Builder, list: &str, flags: &mut Flags) {
         if name != "nested-virt" {
             flags.insert(name.to_owned(), flag_of);
         } else if let Some(nested) = builder.host.nested_flag() {
+            builder.notes.push(format!("CPU flag '{name}' resolved to '{nested}'"));
             flags.insert(nested.to_owned(), flag_of);
         } else {
             builder.warnings.push("ignoring 'nested-virt' CPU flag - unable to resolve from host CPU flags".into());

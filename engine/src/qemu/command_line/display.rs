@@ -40,7 +40,7 @@ impl Display {
         self.kind = "none".into();
     }
 
-    /// The clipboard of VNC needs a card that shows something.
+    /// Refuses what cannot be: a clipboard of VNC needs a card that shows something.
     fn check_clipboard(&self) -> Result<()> {
         let display = self;
         if display.has_clipboard() {

@@ -86,7 +86,13 @@ pub(super) fn machine(builder: &mut Builder, display: &Display) -> Result<()> {
     builder.machine_flags.push(format!("type={machine}"));
     builder.machine.check()?;
     if let Some(viommu) = builder.machine.viommu() {
-        let bits = builder.machine.aw_bits().map(|bits| format!(",aw-bits={bits}")).unwrap_or_default();
+        let bits = builder.machine.aw_bits().map_or_else(String::new, |bits| {
+            builder.notes.push(format!(
+                "vIOMMU 'aw-bits' set to {bits}. Sometimes it is necessary to set the CPU's 'guest-phys-bits' to the \
+                 same value."
+            ));
+            format!(",aw-bits={bits}")
+        });
         if viommu == "intel" {
             let device = format!("intel-iommu,intremap=on,caching-mode=on{bits}");
             builder.devices.splice(0..0, ["-device".to_owned(), device]);
@@ -111,6 +117,7 @@ pub(super) fn saved_state(builder: &mut Builder) -> Result<()> {
         let volume = state.parse().map_err(crate::Error::new)?;
         let path = builder.volumes.path(&volume)?;
         builder.last.extend(["-loadstate".to_owned(), path]);
+        builder.notes.push(format!("activating and using '{state}' as vmstate"));
     }
     if builder.vm.is_template() {
         builder.last.push("-snapshot".into());

@@ -219,7 +219,7 @@ mod tests {
         let facts = json!({"qemu_version": "7.2.22 (Debian)", "io_uring": false, "spice": spice});
         let host = Host::with_overrides(facts.as_object().unwrap().clone());
         let command = words.iter().map(|word| (*word).to_owned()).collect();
-        let plan = Plan { command, warnings: Vec::new(), preparations: Preparations::default() };
+        let plan = Plan { command, warnings: Vec::new(), notes: Vec::new(), preparations: Preparations::default() };
         let places =
             Places { events: "/run/x-event.qmp".into(), certificate: "/c".into(), authority: "/ca.pem".into() };
         localise(&plan, &host, host.qemu_version().unwrap(), &places).unwrap()

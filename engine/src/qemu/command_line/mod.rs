@@ -57,8 +57,10 @@ use std::collections::{BTreeMap, BTreeSet};
 pub struct Plan {
     /// Program and arguments.
     pub command: Vec<String>,
-    /// What the administrator should know.
+    /// What the administrator should know; a task that has some ends with `WARNINGS`.
     pub warnings: Vec<String>,
+    /// What is only said, and does not change how a task ends.
+    pub notes: Vec<String>,
     /// What has to be there before QEMU starts, beyond what the configuration says.
     pub preparations: Preparations,
 }

@@ -74,6 +74,9 @@ fn card(builder: &mut Builder, net: &NetDevice, id: &str) -> Result<String> {
 fn mtu(builder: &mut Builder, net: &NetDevice, id: &str) -> Result<String> {
     let is_virtio = net.model() == "virtio";
     let told = builder.options.mtus.get(id).copied();
+    if told == Some(0) {
+        builder.notes.push(format!("netdev {id}: not adding 'host_mtu' parameter for migration compat"));
+    }
     let bridge = net.bridge().filter(|_| is_virtio && told != Some(0));
     let Some(bridge) = bridge else {
         if let Some(mtu) = net.mtu() {
@@ -91,6 +94,9 @@ fn mtu(builder: &mut Builder, net: &NetDevice, id: &str) -> Result<String> {
     let Some(of_bridge) = builder.host.bridge_mtu(&bridge) else {
         return fail(format!("bridge '{bridge}' does not exist"));
     };
+    if let Some(mtu) = told {
+        builder.notes.push(format!("netdev {id}: using 'host_mtu={mtu}' for migration compat"));
+    }
     let mtu = match told.or(net.mtu()) {
         None | Some(1) => of_bridge,
         Some(mtu) if mtu < 576 => {

@@ -43,7 +43,7 @@ fn smbios_values(smbios: &Properties) -> Result<String> {
         if smbios.is_on("base64") && key != "uuid" {
             value = lenient_base64(&value);
         }
-        if value == "0" {
+        if value.is_empty() || value == "0" {
             continue;
         }
         text += &format!(",{key}={}", escape_commas(&value));
@@ -62,7 +62,7 @@ fn lenient_base64(text: &str) -> String {
 
 /// The number that changes when a VM is cloned or rolled back.
 pub(super) fn generation_id(builder: &mut Builder) {
-    if let Some(id) = builder.vm.text("vmgenid") {
+    if let Some(id) = builder.vm.text("vmgenid").filter(|id| *id != "0") {
         builder.device(format!("vmgenid,guid={id}"));
     }
 }

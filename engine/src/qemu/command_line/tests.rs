@@ -147,9 +147,9 @@ fn printed(text: &str) -> String {
     let volumes = Assumed { host: Host::with_overrides(facts(text)) };
     match plan(vm, &host, &volumes, &around, &options) {
         Ok(plan) => {
-            let warnings = warnings.iter().chain(&plan.warnings);
-            let warnings: String = warnings.map(|warning| format!("warning: {warning}\n")).collect();
-            format!("{warnings}{}\n", to_pretty_text(&plan.command))
+            let notes: String = warnings.iter().chain(&plan.notes).map(|note| format!("note: {note}\n")).collect();
+            let warnings: String = plan.warnings.iter().map(|warning| format!("warning: {warning}\n")).collect();
+            format!("{notes}{warnings}{}\n", to_pretty_text(&plan.command))
         }
         Err(error) => format!("error: {error}\n"),
     }

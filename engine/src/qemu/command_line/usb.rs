@@ -71,7 +71,7 @@ pub(super) fn devices(builder: &mut Builder) -> Result<()> {
             builder
                 .device(format!("usb-redir,chardev=usbredirchardev{number},id=usbredirdev{number},bus={bus}.0{port}"));
             if builder.boot.contains_key(&id) {
-                builder.warnings.push("spice usb port set as bootdevice, ignoring".into());
+                builder.notes.push("warning: spice usb port set as bootdevice, ignoring".into());
             }
             continue;
         }

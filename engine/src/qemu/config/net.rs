@@ -59,13 +59,10 @@ impl NetDevice {
         self.options.flag("host-tunnel")
     }
 
-    /// The card alone, without its cable and where that leads: what differs besides this needs another card.
-    pub fn without_cable(&self) -> NetDevice {
-        let mut card = self.clone();
-        for key in ["link_down", "bridge", "tag", "trunks", "rate", "firewall"] {
-            card.options.remove(key);
-        }
-        card
+    /// Whether a running guest can keep its card when this option becomes the other: the rest is the cable and where
+    /// that leads. (PVE: QemuServer.pm, vmconfig_update_net)
+    pub fn is_same_card(&self, other: &NetDevice) -> bool {
+        ["model", "macaddr", "queues", "mtu"].iter().all(|key| self.options.text(key) == other.options.text(key))
     }
 
     /// The host's end on its bridge; a card without a bridge has none. QEMU pulls the cable itself.

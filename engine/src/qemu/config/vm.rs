@@ -24,6 +24,8 @@ pub struct HotplugFeatures {
     pub disk: bool,
     /// Network cards.
     pub network: bool,
+    /// What cloud-init tells.
+    pub cloudinit: bool,
 }
 
 impl<'a> Vm<'a> {
@@ -145,7 +147,13 @@ impl<'a> Vm<'a> {
         };
         let names = split_list(text);
         let has = |name: &str| names.iter().any(|found| found == name);
-        HotplugFeatures { cpu: has("cpu"), memory: has("memory"), disk: has("disk"), network: has("network") }
+        HotplugFeatures {
+            cpu: has("cpu"),
+            memory: has("memory"),
+            disk: has("disk"),
+            network: has("network"),
+            cloudinit: has("cloudinit"),
+        }
     }
 
     /// Whether the guest agent is switched on, and how it is reached (`virtio` or `isa`).

@@ -2,10 +2,9 @@
 
 use crate::config::guest::GuestKind;
 use crate::qemu::cloudinit::{self, Section};
-use crate::qemu::{pending, reply};
 use crate::registry::{Binding, get, put};
 use crate::{Call, Reply, Result, Vmid, access, guest, lock};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 /// The methods bound here.
 pub const METHODS: &[Binding] = &[
@@ -14,21 +13,11 @@ pub const METHODS: &[Binding] = &[
     get("/nodes/{node}/qemu/{vmid}/cloudinit/dump", dump),
 ];
 
-/// What the guest is told. The disc is written with each start, so nothing of a stopped VM waits.
+/// What the disc says, and what it will say when it is written again.
 fn list(call: &Call) -> Result<Reply> {
     let vmid: Vmid = call.param("vmid")?;
     let config = guest::load(call.ctx, GuestKind::Qemu, vmid)?;
-    let rows: Vec<Value> = config
-        .current
-        .options
-        .iter()
-        .filter(|(key, _)| pending::is_cloudinit(key))
-        .map(|(key, value)| {
-            let value = if key == "cipassword" { "**********".into() } else { reply::typed(key, value) };
-            json!({"key": key, "value": value})
-        })
-        .collect();
-    Ok(Reply::from(Value::Array(rows)))
+    Ok(Reply::from(Value::Array(cloudinit::changes::listing(&config))))
 }
 
 /// Writes the disc again, also under a running guest.
@@ -37,7 +26,7 @@ fn regenerate(call: &Call) -> Result<Reply> {
     let _lock = lock::acquire(call.ctx, &lock::guest(vmid), "cloudinit", |_| {})?;
     let config = guest::load(call.ctx, GuestKind::Qemu, vmid)?;
     guest::check_lock(&config)?;
-    cloudinit::write(call.ctx, vmid, &config, &mut |_| {})?;
+    cloudinit::renew(call.ctx, vmid, &config, &mut |_| {})?;
     Ok(Reply::null())
 }
 

@@ -7,8 +7,10 @@ use crate::qemu::destroy::{self, Destroy};
 use crate::qemu::permission::Subject;
 use crate::qemu::update::{self, Update};
 use crate::qemu::{recovery, reply, request, resize as disk_size};
+use crate::task::journal;
 use crate::{Call, Error, Params, Reply, Result, Vmid, access, guest, lock};
 use serde_json::Value;
+use std::time::Duration;
 
 /// Parameters of `POST /nodes/{node}/qemu` that are no options of the VM.
 const NOT_OPTIONS: [&str; 13] = [
@@ -134,14 +136,24 @@ fn apply_now(call: &Call, vmid: Vmid, update: &Update) -> Result<Reply> {
     Ok(Reply::null())
 }
 
-/// `POST config`: the same as a task.
+/// `POST config`: the same as a task. With `background_delay` the answer waits that long, and is empty when the task has
+/// ended by then.
 pub fn update_task(call: &Call) -> Result<Reply> {
     let vmid: Vmid = call.param("vmid")?;
     let update = Update::read(call, vmid)?;
-    call.task("qmconfig", vmid, |task| {
+    let upid = call.task_with("qmconfig", vmid, None, |task| {
         let _lock = recovery::lock(task, vmid)?;
         update::apply(task.ctx, vmid, &update, &mut |line| task.log(line))
-    })
+    })?;
+    let delay: u64 = call.opt("background_delay")?.unwrap_or(0);
+    if delay > 0 && matches!(call.ctx.mode, crate::Mode::Daemon { .. }) {
+        match journal::wait(call.ctx, &upid, Duration::from_secs(delay))? {
+            None => {}
+            Some(status) if status == "OK" || status.starts_with("WARNINGS: ") => return Ok(Reply::null()),
+            Some(status) => return Err(Error::new(format!("failed to update VM {vmid}: {status}"))),
+        }
+    }
+    Ok(Reply::from(Value::String(upid.to_string())))
 }
 
 /// `PUT unlink`: removes drives from the configuration.

@@ -3,8 +3,8 @@
 use crate::config::guest::GuestKind;
 use crate::qemu::launch::{self, Start};
 use crate::qemu::stop::{self, Stop};
-use crate::qemu::{qmp, recovery, status, suspend};
-use crate::{Call, Error, Reply, Result, Vmid, access, guest};
+use crate::qemu::{qmp, recovery, state, status, suspend};
+use crate::{Call, Error, Reply, Result, Vmid, access, guest, task};
 use serde_json::{Value, json};
 
 /// A switch that only root may use.
@@ -37,8 +37,10 @@ pub fn start(call: &Call) -> Result<Reply> {
         }
     }
     let cpu = call.text("force-cpu");
-    if cpu.is_some() && !call.ctx.caller.is_root() {
-        return Err(Error::parameter("force-cpu", "Only root may use this option."));
+    for name in ["force-cpu", "with-conntrack-state", "nets-host-mtu"] {
+        if call.text(name).is_some_and(|value| value != "0") && !call.ctx.caller.is_root() {
+            return Err(Error::parameter(name, "Only root may use this option."));
+        }
     }
     let how = Start {
         skip_lock: root_flag(call, "skiplock")?,
@@ -57,13 +59,16 @@ pub fn start(call: &Call) -> Result<Reply> {
 pub fn stop(call: &Call) -> Result<Reply> {
     let vmid: Vmid = call.param("vmid")?;
     root_flag(call, "keepActive")?;
-    if call.flag("overrule-shutdown") {
-        return Err(Error::NotImplemented("parameter 'overrule-shutdown' is not supported yet".into()));
-    }
+    let overrules = call.flag("overrule-shutdown");
     let how =
         Stop { skip_lock: root_flag(call, "skiplock")?, timeout: call.opt("timeout")?, shutdown: false, force: true };
     guest::load(call.ctx, GuestKind::Qemu, vmid)?;
-    call.task("qmstop", vmid, |task| stop::stop(task, vmid, &how))
+    call.task("qmstop", vmid, |task| {
+        if overrules {
+            task::overrule(task, "qmshutdown", vmid)?;
+        }
+        stop::stop(task, vmid, &how)
+    })
 }
 
 /// `POST status/shutdown`.
@@ -114,12 +119,20 @@ pub fn suspend(call: &Call) -> Result<Reply> {
     let vmid: Vmid = call.param("vmid")?;
     let skip_lock = root_flag(call, "skiplock")?;
     check_running(call, vmid)?;
-    let storage = call.text("statestorage");
     access::check(call.ctx, &format!("/vms/{vmid}"), &["VM.Config.Disk"])?;
-    if let Some(storage) = &storage {
-        access::check(call.ctx, &format!("/storage/{storage}"), &["Datastore.AllocateSpace"])?;
+    let config = guest::load(call.ctx, GuestKind::Qemu, vmid)?;
+    if config.current.indexed("hostpci").next().is_some() {
+        return Err(Error::new(
+            "cannot suspend VM to disk due to passed-through PCI device(s), which lack the possibility to save/restore \
+             their internal state",
+        ));
     }
-    call.task("qmsuspend", vmid, |task| suspend::to_disk(task, vmid, skip_lock, storage.as_deref()))
+    let storage = match call.text("statestorage") {
+        Some(storage) => storage,
+        None => state::place(call.ctx, vmid, &config)?,
+    };
+    access::check(call.ctx, &format!("/storage/{storage}"), &["Datastore.AllocateSpace"])?;
+    call.task("qmsuspend", vmid, |task| suspend::to_disk(task, vmid, skip_lock, Some(&storage)))
 }
 
 /// A task that is one command of the monitor.

@@ -174,7 +174,7 @@ mod tests {
         let current = &config.current;
         assert_eq!((current.get("cores"), current.get("unused0")), (Some("2"), Some("local:100/new.qcow2")));
         assert_eq!((current.get("vmstate"), current.get("runningmachine")), (None, None));
-        assert_eq!((current.get("parent"), current.description.as_deref()), (Some("one"), Some("now\n")));
+        assert_eq!((current.get("parent"), current.description.as_deref()), (Some("one"), Some("now")));
         assert_ne!(current.get("vmgenid"), Some("x"));
         assert!(config.pending.is_empty());
     }

@@ -1,3 +1,4 @@
+note: CPU flag 'nested-virt' resolved to 'vmx'
 /usr/bin/kvm \
   -id 8006 \
   -name 'vm8006,debug-threads=on' \

@@ -1,4 +1,4 @@
-warning: Installed QEMU version (10.1.92) is a release candidate, ignoring version checks
+note: warning: Installed QEMU version (10.1.92) is a release candidate, ignoring version checks
 /usr/bin/kvm \
   -id 8006 \
   -name 'vm8006,debug-threads=on' \

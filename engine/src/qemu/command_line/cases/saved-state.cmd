@@ -1,3 +1,4 @@
+note: activating and using 'local:8006/vm-8006-state-suspend.raw' as vmstate
 /usr/bin/kvm \
   -id 8006 \
   -name 'vm8006,debug-threads=on' \

@@ -1,6 +1,6 @@
-warning: vm 8006 - unable to parse value of 'cores' - type check ('integer') failed - got 'many'
-warning: vm 8006 - unable to parse value of 'kvm' - type check ('boolean') failed - got 'maybe'
-warning: vm 8006 - unable to parse value of 'scsi0' - unable to parse 'scsi0': _root: invalid key in comma-separated list property: what
+note: vm 8006 - unable to parse value of 'cores' - type check ('integer') failed - got 'many'
+note: vm 8006 - unable to parse value of 'kvm' - type check ('boolean') failed - got 'maybe'
+note: vm 8006 - unable to parse value of 'scsi0' - unable to parse 'scsi0': _root: invalid key in comma-separated list property: what
 /usr/bin/kvm \
   -id 8006 \
   -name 'vm8006,debug-threads=on' \

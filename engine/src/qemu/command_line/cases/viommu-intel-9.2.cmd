@@ -1,3 +1,4 @@
+note: vIOMMU 'aw-bits' set to 39. Sometimes it is necessary to set the CPU's 'guest-phys-bits' to the same value.
 /usr/bin/kvm \
   -id 8006 \
   -name 'vm8006,debug-threads=on' \
