@@ -26,6 +26,9 @@ pub const METHODS: &[Binding] = &[
     delete("/cluster/mapping/usb/{id}", |call| remove(call, Kind::Usb)),
 ];
 
+/// What a mapping has besides its entries.
+const OPTIONS: [&str; 3] = ["description", "mdev", "live-migration-capable"];
+
 /// Whoever has one of these sees a mapping.
 const VISIBLE: [&str; 3] = ["Mapping.Modify", "Mapping.Use", "Mapping.Audit"];
 
@@ -89,15 +92,20 @@ fn one(call: &Call, kind: Kind) -> Result<Reply> {
 }
 
 /// The values of a request; `map` comes as a list.
-fn fill(call: &Call, mapping: &mut Mapping) {
+fn fill(call: &Call, mapping: &mut Mapping) -> Result<()> {
     if let Some(Value::Array(entries)) = call.params.get("map") {
         mapping.entries = entries.iter().map(crate::call::config_text).collect();
     }
-    for key in ["description", "mdev", "live-migration-capable"] {
+    for key in OPTIONS {
         if let Some(value) = call.params.get(key) {
             mapping.values.insert(key.to_owned(), crate::call::config_text(value));
         }
     }
+    let mut texts = mapping.entries.iter().chain(mapping.values.values());
+    if texts.any(|text| text.contains(['\n', '\r'])) {
+        return Err(Error::new("property contains a line feed"));
+    }
+    Ok(())
 }
 
 /// Directories are looked at when they are entered, once for each node.
@@ -154,7 +162,7 @@ fn change(
 fn create(call: &Call, kind: Kind) -> Result<Reply> {
     let id: String = call.param("id")?;
     let mut mapping = Mapping::default();
-    fill(call, &mut mapping);
+    fill(call, &mut mapping)?;
     check_directories(call.ctx, kind, &mapping)?;
     change(call, kind, "create", None, |found| {
         if found.mappings.contains_key(&id) {
@@ -178,9 +186,12 @@ fn update(call: &Call, kind: Kind) -> Result<Reply> {
             if call.params.contains_key(key) {
                 return Err(Error::new(format!("cannot set and delete property '{key}' at the same time!")));
             }
+            if !OPTIONS.contains(&key.as_str()) && !mapping.values.contains_key(key) {
+                return Err(Error::new(format!("no such option '{key}'")));
+            }
             mapping.values.shift_remove(key);
         }
-        fill(call, mapping);
+        fill(call, mapping)?;
         check_directories(call.ctx, kind, mapping)
     })
 }

@@ -206,6 +206,7 @@ impl Given {
         for key in ["node", "iface", "delete", "digest"] {
             given.values.remove(key);
         }
+        given.check_lines()?;
         given.check_gateways(config, name)?;
         given.check_ports(config, name)?;
         given.split_addresses()?;
@@ -233,6 +234,18 @@ impl Given {
 
     fn take(&mut self, key: &str) -> Option<String> {
         self.values.remove(key).map(|value| config_text(&value))
+    }
+
+    /// A value is one line of the file, or it could bring lines of its own, such as commands.
+    fn check_lines(&self) -> Result<()> {
+        const WRITTEN_ANEW: [&str; 4] = ["comments", "bridge_ports", "bridge_vids", "slaves"];
+        let breaks = |(key, value): &(&String, &Value)| {
+            !WRITTEN_ANEW.contains(&key.as_str()) && value.as_str().is_some_and(|text| text.contains(['\n', '\r']))
+        };
+        match self.values.iter().find(breaks) {
+            Some((key, _)) => Err(Error::parameter(key, "value must not contain a line break")),
+            None => Ok(()),
+        }
     }
 
     fn check_gateways(&self, config: &Interfaces, name: &str) -> Result<()> {
@@ -394,6 +407,11 @@ mod tests {
                 json!({"type": "bridge", "cidr6": "ff02::1/64"}),
                 "address",
                 "ff02::1 with type 'MULTICAST', cannot be used as host IPv6 address.",
+            ),
+            (
+                json!({"type": "bridge", "ovs_options": "x\n\tpost-up evil"}),
+                "ovs_options",
+                "value must not contain a line break",
             ),
             (json!({"type": "OVSIntPort", "ovs_bridge": "lan"}), "ovs_bridge", "interface 'lan' is no OVS bridge"),
         ];

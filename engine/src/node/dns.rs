@@ -1,7 +1,7 @@
 //! `/nodes/{node}/dns` and `/nodes/{node}/hosts`: how the node resolves names.
 //! (PVE: pve-common PVE/INotify.pm, read_etc_resolv_conf, update_etc_resolv_conf, read_etc_hosts)
 
-use crate::{Call, Reply, Result, file};
+use crate::{Call, Error, Reply, Result, file};
 use serde_json::{Map, Value, json};
 use std::net::IpAddr;
 
@@ -37,6 +37,9 @@ fn parse(text: &str) -> Map<String, Value> {
 /// `PUT /nodes/{node}/dns`: replaces domain and servers, keeps every other line.
 pub fn put(call: &Call) -> Result<Reply> {
     let search = call.text("search").filter(|search| !search.is_empty());
+    if search.as_ref().is_some_and(|search| search.contains(['\n', '\r'])) {
+        return Err(Error::parameter("search", "value must not contain a line break"));
+    }
     let servers: Vec<String> = SERVERS.iter().filter_map(|name| call.text(name)).collect();
     file::update(call.ctx, &call.ctx.root.path(RESOLVER), 0o644, |text| Ok(edit(text, search.as_deref(), &servers)))?;
     Ok(Reply::null())
