@@ -70,7 +70,10 @@ pub fn get(call: &Call) -> Result<Reply> {
         rows.splice(0..0, pools.into_values().map(Row::Pool));
     }
     if wants("node") {
-        rows.push(Row::Other(Value::Object(overview::row(ctx))));
+        let mut row = overview::row(ctx);
+        row.insert("cgroup-mode".into(), json!(overview::cgroup_mode()));
+        row.insert("host-arch".into(), json!(std::env::consts::ARCH));
+        rows.push(Row::Other(Value::Object(row)));
     }
     if wants("storage") {
         rows.extend(storages(ctx, &view).into_iter().map(Row::Other));
@@ -177,6 +180,8 @@ mod tests {
         for (kind, ids) in [("vm", &all[1..2]), ("node", &all[2..3]), ("storage", &all[3..4]), ("sdn", &[])] {
             assert_eq!(types(Some(kind)), ids);
         }
+        let node = &resources(&ctx, Some("node"))[0];
+        assert!(node["cgroup-mode"] == 1 || node["cgroup-mode"] == 2, "{node}");
         let guest = &resources(&ctx, Some("vm"))[0];
         assert_eq!((&guest["template"], &guest["pool"], &guest["name"]), (&json!(1), &json!("web"), &json!("CT100")));
         let numbers = ["cpu", "maxcpu", "mem", "maxmem", "disk", "maxdisk", "netin", "netout", "diskread", "diskwrite"];

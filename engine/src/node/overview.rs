@@ -45,6 +45,11 @@ pub fn row(ctx: &Context) -> Map<String, Value> {
     row
 }
 
+/// The version of control groups in force; a mixture counts as the first. (PVE: pve-common PVE/CGroup.pm, cgroup_mode)
+pub fn cgroup_mode() -> u8 {
+    if fs::exists("/sys/fs/cgroup/cgroup.controllers").unwrap_or(false) { 2 } else { 1 }
+}
+
 /// SHA-256 of the certificate, in the way that openssl prints it.
 fn fingerprint(ctx: &Context) -> Option<String> {
     let directory = ctx.root.etc_pve("nodes").join(&ctx.node);
