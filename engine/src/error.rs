@@ -20,6 +20,8 @@ pub enum Error {
     Unauthorized(String),
     /// 403: somebody without the right; the text says path and privilege.
     Forbidden(String),
+    /// 424: what the method needs is not there, such as a cluster.
+    MissingDependency(String),
     /// 501: a method that does not exist or is not built yet.
     NotImplemented(String),
     /// 595 and its kin: another node or daemon cannot be reached.
@@ -47,6 +49,7 @@ impl Error {
             Error::Parameters(_) | Error::BadRequest(_) => 400,
             Error::Unauthorized(_) => 401,
             Error::Forbidden(_) => 403,
+            Error::MissingDependency(_) => 424,
             Error::NotImplemented(_) => 501,
             Error::Unreachable(status, _) => *status,
             Error::Failed(_) => 500,
@@ -60,6 +63,7 @@ impl Error {
             Error::BadRequest(text)
             | Error::Unauthorized(text)
             | Error::Forbidden(text)
+            | Error::MissingDependency(text)
             | Error::NotImplemented(text)
             | Error::Unreachable(_, text)
             | Error::Failed(text) => text.trim_end_matches('\n'),
@@ -83,6 +87,7 @@ impl Error {
             Error::BadRequest(text) => Error::BadRequest(with(text)),
             Error::Unauthorized(text) => Error::Unauthorized(with(text)),
             Error::Forbidden(text) => Error::Forbidden(with(text)),
+            Error::MissingDependency(text) => Error::MissingDependency(with(text)),
             Error::NotImplemented(text) => Error::NotImplemented(with(text)),
             Error::Unreachable(status, text) => Error::Unreachable(status, with(text)),
             Error::Failed(text) => Error::Failed(with(text)),

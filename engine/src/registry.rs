@@ -52,6 +52,7 @@ const AREAS: &[&[Binding]] = &[
     hardware::METHODS,
     mapping::METHODS,
     node::handlers::DISKS,
+    node::handlers::PACKAGES,
     node::handlers::SCANS,
     qemu::handlers::METHODS,
     qemu::handlers::agent::METHODS,

@@ -1,8 +1,12 @@
 //! `/version` and `/nodes`: the methods of the node itself.
 
-use super::{bulk, dns, graphs, guests, journal, options, overview, power, report, small, time, version};
-use crate::registry::{Binding, get, post, put};
+use super::{
+    bulk, custom_certificate, dns, graphs, guests, journal, options, overview, power, report, services, small, time,
+    version, wake,
+};
+use crate::registry::{Binding, delete, get, post, put};
 
+pub use super::apt::METHODS as PACKAGES;
 pub use super::disks::METHODS as DISKS;
 pub use super::index::METHODS as DIRECTORIES;
 pub use super::scan::METHODS as SCANS;
@@ -12,6 +16,9 @@ pub const METHODS: &[Binding] = &[
     get("/cluster/replication", small::no_replication),
     get("/version", version::get),
     get("/nodes", overview::list),
+    get("/nodes/{node}/certificates/info", custom_certificate::info),
+    post("/nodes/{node}/certificates/custom", custom_certificate::upload),
+    delete("/nodes/{node}/certificates/custom", custom_certificate::remove),
     get("/nodes/{node}/config", options::get),
     put("/nodes/{node}/config", options::put),
     get("/nodes/{node}/dns", dns::get),
@@ -31,6 +38,12 @@ pub const METHODS: &[Binding] = &[
     post("/cluster/bulk-action/guest/suspend", bulk::bulk_suspend),
     post("/nodes/{node}/startall", bulk::start_all),
     get("/nodes/{node}/rrddata", graphs::of_node),
+    get("/nodes/{node}/services", services::list),
+    post("/nodes/{node}/services/{service}/reload", services::reload),
+    post("/nodes/{node}/services/{service}/restart", services::restart),
+    post("/nodes/{node}/services/{service}/start", services::start),
+    get("/nodes/{node}/services/{service}/state", services::state),
+    post("/nodes/{node}/services/{service}/stop", services::stop),
     get("/nodes/{node}/status", overview::status),
     post("/nodes/{node}/status", power::post),
     post("/nodes/{node}/stopall", bulk::stop_all),
@@ -41,4 +54,5 @@ pub const METHODS: &[Binding] = &[
     get("/nodes/{node}/time", time::get),
     put("/nodes/{node}/time", time::put),
     get("/nodes/{node}/version", version::get),
+    post("/nodes/{node}/wakeonlan", wake::wake),
 ];

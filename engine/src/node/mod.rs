@@ -1,8 +1,10 @@
 //! The node itself: how it is laid out, what it says of itself, its small settings.
 
+mod apt;
 pub mod boot;
 mod bulk;
 pub mod certificate;
+mod custom_certificate;
 mod disks;
 mod dns;
 pub(crate) mod graphs;
@@ -15,7 +17,9 @@ pub mod overview;
 mod power;
 mod report;
 mod scan;
+mod services;
 pub mod setup;
 mod small;
 mod time;
 pub mod version;
+mod wake;
