@@ -26,7 +26,6 @@ const LIBRARIES: &[(&str, &str)] = &[
     ("libssl.so.3", "libssl3 (>= 3.0.0)"),
     ("libcrypto.so.3", "libssl3 (>= 3.0.0)"),
     ("libcrypt.so.1", "libcrypt1 (>= 1:4.3.0)"),
-    ("liblxc.so.1", "liblxc1 (>= 1:5.0.2)"),
     ("libpam.so.0", "libpam0g (>= 0.99.7.1)"),
 ];
 

@@ -1,8 +1,8 @@
 //! Realm `pam`: the system's own users, by the system's own conversation.
 //!
 //! Modules of PAM change signal handlers, user ids and the environment of their process, and may take as long as they
-//! like. So the daemon asks in a process of its own: `PROGRAM authenticate` reads one line of JSON and says by its
-//! exit status whether the password is right. Tools ask directly.
+//! like. So it is asked in a process of its own: `pvedaemon authenticate` reads one line of JSON and says by its exit status
+//! whether the password is right. That also saves all other programs from loading PAM and its libraries.
 //! (PVE: pve-access-control PVE/Auth/PAM.pm)
 
 use super::crypt;
@@ -37,7 +37,8 @@ pub fn authenticate(ctx: &Context, name: &str, password: &str) -> Result<()> {
     let question = Question { user: name.into(), password: password.into(), client: ctx.client.clone() };
     match &ctx.mode {
         Mode::Daemon { worker } => ask(worker, &question),
-        Mode::Worker(_) | Mode::Foreground => converse(&question),
+        // All programs are installed in one directory.
+        Mode::Worker(_) | Mode::Foreground => ask(&std::env::current_exe()?.with_file_name("pvedaemon"), &question),
     }
 }
 
@@ -62,7 +63,7 @@ pub fn store(name: &str, password: &str) -> Result<()> {
     sent.context(|| "change password failed")
 }
 
-/// The process that the daemon asks: reads the question from standard input, answers by success or a reason.
+/// The process that is asked: reads the question from standard input, answers by success or a reason.
 pub fn serve() -> Result<()> {
     let mut text = String::new();
     std::io::stdin().read_to_string(&mut text)?;

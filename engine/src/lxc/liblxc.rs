@@ -3,6 +3,7 @@
 //! [`Runtime`] speaks of containers in our words; [`Liblxc`] is the real one. liblxc forks: a start must come from a task
 //! or tool process of its own, never from a daemon with other work in hand.
 
+use super::library::{self, Functions};
 use crate::{Error, Result, Vmid};
 use lxc_sys::{lxc_attach_command_t, lxc_attach_options_t, lxc_container};
 use std::ffi::{CString, c_char, c_int};
@@ -68,6 +69,7 @@ impl Liblxc {
 
 /// A reference that liblxc counts.
 struct Handle {
+    library: &'static Functions,
     container: *mut lxc_container,
     vmid: Vmid,
 }
@@ -88,19 +90,20 @@ impl Handle {
     fn open(path: &Path, vmid: Vmid) -> Result<Self> {
         let text = |bytes: &[u8]| CString::new(bytes).map_err(|_| Error::new("path of containers holds a NUL"));
         let (name, path) = (text(vmid.to_string().as_bytes())?, text(path.as_os_str().as_bytes())?);
+        let library = library::functions()?;
         // SAFETY: both are NUL-terminated texts that liblxc copies.
-        let container = unsafe { lxc_sys::lxc_container_new(name.as_ptr(), path.as_ptr()) };
+        let container = unsafe { (library.container_new)(name.as_ptr(), path.as_ptr()) };
         if container.is_null() {
             return Err(Error::new(format!("liblxc cannot read the configuration of CT {vmid}")));
         }
-        Ok(Handle { container, vmid })
+        Ok(Handle { library, container, vmid })
     }
 }
 
 impl Drop for Handle {
     fn drop(&mut self) {
         // SAFETY: the reference is ours and is not used after this.
-        unsafe { lxc_sys::lxc_container_put(self.container) };
+        unsafe { (self.library.container_put)(self.container) };
     }
 }
 
@@ -160,9 +163,9 @@ impl Runtime for Liblxc {
         let mut command = lxc_attach_command_t { program: pointers[0], argv: pointers.as_mut_ptr() };
         let mut options = attach_options(attach);
         let (function, payload): (lxc_sys::lxc_attach_exec_t, *mut std::ffi::c_void) = if words.is_empty() {
-            (Some(lxc_sys::lxc_attach_run_shell), std::ptr::null_mut())
+            (handle.library.attach_run_shell, std::ptr::null_mut())
         } else {
-            (Some(lxc_sys::lxc_attach_run_command), (&raw mut command).cast())
+            (handle.library.attach_run_command, (&raw mut command).cast())
         };
         let mut pid = -1;
         default_broken_pipe();

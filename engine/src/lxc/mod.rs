@@ -26,6 +26,7 @@ pub mod inspect;
 pub mod interface;
 mod layer;
 pub mod liblxc;
+mod library;
 pub mod monitor;
 pub mod mount;
 mod oci;
