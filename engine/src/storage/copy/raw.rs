@@ -2,15 +2,19 @@
 
 use super::pace::{Pace, Progress};
 use crate::{Error, Result, error::ResultExt};
-use rustix::fs::{FallocateFlags, SeekFrom};
+use rustix::fs::{Advice, FallocateFlags, SeekFrom};
 use rustix::io::Errno;
 use std::fs::File;
 use std::io::{Seek, SeekFrom as Place};
+use std::num::NonZeroU64;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 /// How much is read at once.
 const CHUNK: u64 = 1 << 20;
+
+/// After so many bytes the kernel is asked to write them out while the next ones are read.
+const FLUSH: u64 = 16 << 20;
 
 /// Zeros of this length and alignment are left out.
 const BLOCK: usize = 64 << 10;
@@ -67,7 +71,7 @@ fn copy_data(mut source: &File, target: &File, zeros: bool, pace: &mut Pace, pro
     let length = source.seek(Place::End(0))?;
     let has_holes = source.metadata()?.is_file();
     let mut buffer = vec![0; CHUNK as usize];
-    let mut at = 0;
+    let (mut at, mut flushed) = (0, 0);
     progress.set_done(0);
     while at < length {
         let data = if has_holes { next_data(source, at, length)? } else { at };
@@ -85,6 +89,11 @@ fn copy_data(mut source: &File, target: &File, zeros: bool, pace: &mut Pace, pro
             source.read_exact_at(&mut buffer[..count], at)?;
             write_data(target, &buffer[..count], at, zeros)?;
             at += count as u64;
+            if let Some(length) = NonZeroU64::new(at - flushed).filter(|length| length.get() >= FLUSH) {
+                // Advice that the file system does not take costs time, nothing else.
+                let _ = rustix::fs::fadvise(target, flushed, Some(length), Advice::DontNeed);
+                flushed = at;
+            }
             pace.moved(count as u64)?;
             progress.set_done(at);
         }
