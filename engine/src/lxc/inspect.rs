@@ -138,7 +138,7 @@ pub fn check_file_system(ctx: &Context, vmid: Vmid, key: &str, force: bool, prin
             if format != Format::Raw {
                 bail!("unable to run fsck for '{volume}' (format == {format})");
             }
-            storage::path(ctx, &id)?
+            storage::activate_volume(ctx, &id, None)?
         }
     };
     let mut arguments = vec!["-a".to_owned(), "-l".to_owned()];

@@ -4,7 +4,7 @@ use super::interface::Interface;
 use super::volume::{self, MountPoint, Source};
 use crate::config::guest::Part;
 use crate::storage::{self, VolumeId};
-use crate::{Context, Error, Result, Vmid, access};
+use crate::{Context, Error, Result, Vmid, access, guest};
 use contract::property_string;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -41,6 +41,11 @@ fn check_option(ctx: &Context, target: Target, key: &str, value: Option<&str>) -
         "nameserver" | "searchdomain" | "hostname" => vm("VM.Config.Network"),
         "features" => check_features(ctx, target, value),
         "hookscript" => refuse("changing the hookscript is only allowed for root@pam"),
+        "tags" => {
+            vm("VM.Config.Options")?;
+            let old = target.old.and_then(|old| old.get(key)).unwrap_or_default();
+            guest::tags::check_change(ctx, old, value.unwrap_or_default())
+        }
         _ if volume::is_mount_key(key) => {
             vm("VM.Config.Disk")?;
             value.map_or(Ok(()), |value| check_mount(ctx, target.vmid, &MountPoint::parse(key, value)?))

@@ -5,6 +5,7 @@ use super::{monitor, mount};
 use crate::config::guest::{GuestConfig, GuestKind};
 use crate::storage::{self, Format, VolumeId};
 use crate::{Context, Error, Result, Task, Vmid, bail, command, error::ResultExt, guest};
+use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
 /// A growth that may be carried out.
@@ -54,7 +55,7 @@ pub fn grow(task: &Task, vmid: Vmid, growth: Growth) -> Result<()> {
     if format != Format::Raw {
         return Ok(());
     }
-    let path = storage::path(ctx, &id)?;
+    let path = storage::activate_volume(ctx, &id, None)?;
     let grown = if monitor::init(ctx, vmid).is_some() { online(ctx, vmid, &path) } else { offline(task, &path) };
     if let Err(error) = grown {
         task.warn(format!("Failed to update the container's filesystem: {error}"));
@@ -70,13 +71,20 @@ fn offline(task: &Task, path: &Path) -> Result<()> {
     task.command("resize2fs", &[path.as_ref()])
 }
 
-/// The file system is mounted by the container only; resize2fs wants to see a mount, so it gets one of its own.
-fn online(ctx: &Context, vmid: Vmid, image: &Path) -> Result<()> {
+/// The loop device of an image that has grown, as large as the image.
+fn grown_loop_device(image: &Path) -> Result<String> {
     let listed =
         command::run("losetup", &["--noheadings", "--output", "NAME", "--associated", &image.to_string_lossy()])?;
     let device = listed.stdout.split_whitespace().next().map(str::to_owned);
     let device = device.ok_or_else(|| Error::new("the volume has no loop device although the container runs"))?;
     command::run("losetup", &["--set-capacity", &device])?;
+    Ok(device)
+}
+
+/// The file system is mounted by the container only; resize2fs wants to see a mount, so it gets one of its own.
+fn online(ctx: &Context, vmid: Vmid, image: &Path) -> Result<()> {
+    let is_device = std::fs::metadata(image).is_ok_and(|metadata| metadata.file_type().is_block_device());
+    let device = if is_device { image.to_string_lossy().into_owned() } else { grown_loop_device(image)? };
     let stage = monitor::directory(ctx, vmid).join("stage");
     mount::in_own_namespace(|| {
         let target = stage.to_string_lossy();

@@ -4,8 +4,10 @@
 //! sometimes a link, and changes that waited for the stop.
 
 use super::liblxc::Runtime;
+use super::volume::{self, Source};
 use super::{cgroup, hook, interface, monitor, update};
-use crate::config::guest::GuestKind;
+use crate::config::guest::{GuestKind, Part};
+use crate::storage::{self, VolumeId};
 use crate::{Context, Error, Result, Task, Vmid, bail, command, error::ResultExt, guest};
 use std::io::Read;
 use std::path::Path;
@@ -54,8 +56,21 @@ pub fn stop(task: &Task, runtime: &dyn Runtime, vmid: Vmid, how: Stop) -> Result
         bail!("container did not stop");
     }
     clean_up(ctx, vmid)?;
+    deactivate_volumes(task, vmid, &part)?;
     update::apply_all_pending(ctx, vmid, |text| task.warn(text))?;
     hook::run(ctx, vmid, &part, "post-stop", |line| task.log(line)).unwrap_or_else(|error| task.warn(error.message()));
+    Ok(())
+}
+
+/// Gives back the devices of a container's volumes; one that somebody else uses stays.
+/// (PVE: pve-container PVE/LXC.pm, vm_stop_cleanup)
+fn deactivate_volumes(task: &Task, vmid: Vmid, part: &Part) -> Result<()> {
+    for mount in volume::mounts(part)?.iter().filter(|mount| mount.source() == Source::Volume) {
+        let id: VolumeId = mount.volume().parse().map_err(Error::new)?;
+        if let Err(error) = storage::deactivate_volume(task.ctx, &id, None) {
+            task.log(format!("volume '{id}' of CT {vmid} stays active: {}", error.message()));
+        }
+    }
     Ok(())
 }
 

@@ -49,7 +49,7 @@ impl Change {
 /// runs.
 pub fn change(ctx: &Context, vmid: Vmid, change: &Change) -> Result<()> {
     let mut change = change.clone();
-    normalize(ctx, &mut change)?;
+    normalize(ctx, &mut change.set)?;
     guest::update(ctx, GuestKind::Lxc, vmid, |config| {
         guest::check_lock(config)?;
         file::assert_digest(&config.digest, change.digest.as_deref())?;
@@ -82,14 +82,17 @@ pub fn apply_all_pending(ctx: &Context, vmid: Vmid, warn: impl Fn(&str)) -> Resu
     guest::load(ctx, GuestKind::Lxc, vmid)
 }
 
-/// Checks values and writes them in their canonical form.
-fn normalize(ctx: &Context, change: &mut Change) -> Result<()> {
+/// Checks values and writes them in their canonical form. (PVE: LXC/Config.pm, update_pct_config)
+pub fn normalize(ctx: &Context, options: &mut BTreeMap<String, String>) -> Result<()> {
     let hierarchies = Hierarchies::of_host()?;
-    for (key, value) in &mut change.set {
+    for (key, value) in options {
         if let Some(index) = key.strip_prefix("net").and_then(|index| index.parse().ok()) {
             let mut net = Interface::parse(index, value)?;
             net.complete(ctx)?;
             check_mtu(ctx, &net)?;
+            if !net.flag("link_down") && net.flag("host-managed") && net.get("ip6") == Some("auto") {
+                bail!("{key}: SLAAC is not supported for host-managed network configuration.");
+            }
             *value = net.print();
         } else if volume::is_mount_key(key) {
             let mount = MountPoint::parse(key, value)?;
@@ -100,6 +103,10 @@ fn normalize(ctx: &Context, change: &mut Change) -> Result<()> {
             *value = mount.print();
         } else if matches!(key.as_str(), "nameserver" | "searchdomain") {
             *value = crate::types::split_list(value).join(" ");
+        } else if key == "hookscript" {
+            guest::input::check_hookscript(ctx, value)?;
+        } else if key == "tags" {
+            *value = guest::tags::unique(ctx, value)?;
         } else if key == "cpuunits" {
             *value = cgroup::clamp_cpu_units(&hierarchies, value.parse().ok()).to_string();
         } else if key == "unprivileged" {

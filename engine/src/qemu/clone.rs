@@ -4,12 +4,13 @@
 use super::block::{End, Mirror};
 use super::config::{Drive, NetDevice, Properties, Slot, Vm, random_mac};
 use super::disks::Made;
+use super::permission::Subject;
 use super::recovery::{self, Facts, Work};
 use super::request::mac_prefix;
 use super::{agent, snapshot::plan, status};
 use crate::config::guest::{GuestConfig, GuestKind, Part};
 use crate::storage::{self, Copy, Feature, Format, VolumeId, VolumeKind};
-use crate::{Context, Error, Result, Task, Vmid, access, guest};
+use crate::{Context, Error, Result, Task, Vmid, access, error::ResultExt, file, guest};
 
 /// A wish for a clone.
 #[derive(Debug, Clone)]
@@ -51,9 +52,15 @@ pub fn check(ctx: &Context, wish: &Clone) -> Result<()> {
         storage::check_content(ctx, storage, "images")
             .map_err(|_| Error::parameter("storage", format!("storage '{storage}' does not support vm images")))?;
     }
-    if let Some(kind) = guest::find(ctx, wish.target) {
-        let target = wish.target;
-        return Err(Error::new(format!("unable to create VM {target}: config file already exists ({})", kind.label())));
+    if guest::find(ctx, wish.target).is_some() {
+        return Err(Error::new(format!("unable to create VM {}: config file already exists", wish.target)));
+    }
+    Subject { ctx, vmid: wish.source, pool: None }.check_copied(part)?;
+    if let Some(storage) = part.get("vmstatestorage") {
+        access::check(ctx, &format!("/storage/{storage}"), &["Datastore.AllocateSpace"])?;
+    }
+    if Vm::new(wish.source, part).drives()?.iter().any(|(_, drive)| drive.is_cdrom() && drive.file == "cdrom") {
+        access::check(ctx, "/", &["Sys.Console"])?;
     }
     for drive in plan::disks(wish.source, part)? {
         let Some(volume) = drive.volume() else { continue };
@@ -166,8 +173,7 @@ fn identity(wish: &Clone, part: &Part, new: &mut GuestConfig) -> Result<()> {
     new.current.set("name", wish.name.clone().unwrap_or_else(|| format!("Copy-of-VM-{old_name}")));
     new.current.description = match &wish.description {
         Some(text) => Some(text.clone()).filter(|text| !text.is_empty()),
-        None if wish.snapshot.is_none() => part.description.clone(),
-        None => None,
+        None => part.description.clone(),
     };
     Ok(())
 }
@@ -183,31 +189,54 @@ pub fn clone(task: &Task, wish: &Clone) -> Result<()> {
     let _locks = numbers.into_iter().map(|vmid| recovery::lock(task, vmid)).collect::<Result<Vec<_>>>()?;
     let (config, running) = source(ctx, wish)?;
     let draft = draft(ctx, wish, &config, running)?;
-    for warning in &draft.warnings {
-        task.warn(warning);
-    }
+    draft.warnings.iter().for_each(|warning| task.log(warning));
     task.log(format!("creating a clone of VM {} with ID {}", wish.source, wish.target));
     let mut reserved = GuestConfig::new(GuestKind::Qemu);
     reserved.current.set("lock", "clone");
     let mut made = Made::new(ctx);
     let storages = places(wish, &draft);
     let storages = storages.iter().map(String::as_str).collect();
-    let work = Work::begin(ctx, wish.target, &Facts { storages, snapshot: None, source: Some(wish.source) })?;
+    let work = Work::begin(ctx, wish.target, &Facts { storages, source: Some(wish.source), ..Facts::default() })?;
     guest::create(ctx, wish.target, &reserved)?;
     let outcome = make_disks(task, wish, &config, running, draft, &mut made).and_then(|config| {
         guest::update(ctx, GuestKind::Qemu, wish.target, |stored| {
             *stored = config;
             Ok(())
         })?;
+        copy_firewall(ctx, wish)?;
         wish.pool.as_ref().map_or(Ok(()), |pool| access::pool_add_guest(ctx, pool, wish.target))
     });
     let outcome = outcome.map_err(|error| {
         let error = made.undo(Error::new(format!("clone failed: {}", error.message())));
-        let removed = guest::remove(ctx, GuestKind::Qemu, wish.target);
-        error.with_cleanup_failures(&removed.err().into_iter().collect::<Vec<_>>())
+        let failures = [remove_firewall(ctx, wish.target), guest::remove(ctx, GuestKind::Qemu, wish.target)];
+        error.with_cleanup_failures(&failures.into_iter().filter_map(Result::err).collect::<Vec<_>>())
     });
     drop(work);
     outcome
+}
+
+fn firewall(ctx: &Context, vmid: Vmid) -> std::path::PathBuf {
+    ctx.root.etc_pve(&format!("firewall/{vmid}.fw"))
+}
+
+/// The clone has the rules of its source. (PVE: pve-firewall PVE/Firewall.pm, clone_vmfw_conf)
+fn copy_firewall(ctx: &Context, wish: &Clone) -> Result<()> {
+    let rules = file::read_or_empty(&firewall(ctx, wish.source))?;
+    match rules.is_empty() {
+        true => remove_firewall(ctx, wish.target),
+        false => file::replace(&firewall(ctx, wish.target), rules.as_bytes(), 0o640),
+    }
+}
+
+/// Removes the rules of a VM, if it has any.
+pub(super) fn remove_firewall(ctx: &Context, vmid: Vmid) -> Result<()> {
+    let path = firewall(ctx, vmid);
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).context(|| format!("unable to remove '{}'", path.display()))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The storages of the new disks.

@@ -2,6 +2,7 @@
 //! (PVE: qemu-server API2/Qemu.pm, check_vm_modify_config_perm and its kin)
 
 use super::config::{Drive, NetDevice, Properties, Slot};
+use crate::config::guest::Part;
 use crate::{Context, Error, Result, Vmid, access, storage};
 
 /// The VM whose options are changed, with the pool that it will be in when it is new.
@@ -82,7 +83,7 @@ impl Subject<'_> {
             "ipconfig" => return self.check_cloudinit(),
             "numa" if prefix != key => return self.check(&["VM.Config.CPU"]),
             "usb" | "hostpci" | "virtiofs" | "rng" => {
-                return texts().try_for_each(|text| self.check_mapped(prefix, key, text));
+                return texts().try_for_each(|text| self.check_mapped(prefix, key, text, true));
             }
             "tags" => {
                 self.check(&["VM.Config.Options"])?;
@@ -104,9 +105,25 @@ impl Subject<'_> {
         }
     }
 
-    /// Devices and directories of the host: others than root need a mapping that they may use.
+    /// Fails unless the caller may use what a configuration that is copied has of the host: devices, directories, models.
+    /// (PVE: QemuServer.pm, check_mapping_access; API2/Qemu.pm, clone_vm)
+    pub fn check_copied(&self, part: &Part) -> Result<()> {
+        if self.ctx.caller.is_root() {
+            return Ok(());
+        }
+        for (key, text) in &part.options {
+            let prefix = key.trim_end_matches(|c: char| c.is_ascii_digit());
+            if prefix != key && ["usb", "hostpci", "virtiofs", "rng"].contains(&prefix) {
+                self.check_mapped(prefix, key, text, false)?;
+            }
+        }
+        self.check_model(None, part.get("cpu"))
+    }
+
+    /// Devices and directories of the host: others than root need a mapping that they may use, and if it is `set`, the
+    /// right to change the VM.
     /// (PVE: API2/Qemu.pm, check_usb_perm, check_hostpci_perm, check_rng_perm, check_dir_perm)
-    fn check_mapped(&self, prefix: &str, key: &str, text: &str) -> Result<()> {
+    fn check_mapped(&self, prefix: &str, key: &str, text: &str, set: bool) -> Result<()> {
         let (format, kind, privilege) = match prefix {
             "usb" => ("pve-qm-usb", "usb", "VM.Config.HWType"),
             "hostpci" => ("pve-qm-hostpci", "pci", "VM.Config.HWType"),
@@ -115,7 +132,7 @@ impl Subject<'_> {
         };
         let options = Properties::parse(format, key, text)?;
         let may_use = |path: String| access::check(self.ctx, &path, &["Mapping.Use"]);
-        if prefix != "hostpci" {
+        if prefix != "hostpci" && set {
             self.check(&[privilege])?;
         }
         match prefix {
@@ -133,7 +150,7 @@ impl Subject<'_> {
             (None, Some(name)) => may_use(format!("/mapping/{kind}/{name}"))?,
             (None, None) => crate::bail!("either 'host' or 'mapping' must be set."),
         }
-        if prefix == "hostpci" {
+        if prefix == "hostpci" && set {
             self.check(&[privilege])?;
             if options.text("romfile").is_some() {
                 return Err(Error::parameter(key, "only root@pam can set 'romfile' option"));
@@ -245,6 +262,15 @@ mod tests {
         assert!(text("hostpci0", "mapping=card").contains("/mapping/pci/card, Mapping.Use"));
         assert!(text("usb0", "spice").contains("VM.Config.HWType"));
         assert!(text("virtiofs0", "share").contains("VM.Config.Disk"));
+        let copied = |key: &str, value: &str| {
+            let mut part = Part::default();
+            part.set(key, value);
+            subject.check_copied(&part).map_err(|error| error.message().to_owned())
+        };
+        assert!(copied("hostpci0", "01:00.0").unwrap_err().contains("non-mapped devices"));
+        assert!(copied("usb1", "mapping=key").unwrap_err().contains("/mapping/usb/key, Mapping.Use"));
+        assert!(copied("cpu", "custom-x").unwrap_err().contains("/mapping/cpu/x"));
+        assert!(copied("usb0", "spice").is_ok() && copied("rng0", "source=/dev/urandom").is_ok());
         assert!(text("cpu", "custom-x").contains("/mapping/cpu/x, Mapping.Use"));
         assert_eq!(text("affinity", "0-1"), "only root can set 'affinity' config");
         assert_eq!(text("parallel0", "/dev/parport0"), "only root can set 'parallel0' config");

@@ -7,6 +7,8 @@
 //! A note is made under the guest's queue lock, so one of a dead process is nobody's any more. Taken back are copies and
 //! migrations in QEMU, pauses, volumes that were not there before and that nobody names, half-made snapshots, the
 //! configuration of an unfinished clone, and the mark `lock`. A copy that the guest already writes to stays and is entered.
+//! Going back to a snapshot is carried to its end, as some disks may be back already; a snapshot that was being removed
+//! stays as one that can only be removed.
 
 use super::config::{Drive, Slot, Vm};
 use super::qmp::Monitor;
@@ -24,7 +26,7 @@ use std::time::{Duration, Instant};
 /// How long QEMU may take to end its jobs.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Marks that go with the work that set them.
-const MARKS: [&str; 2] = ["clone", "snapshot"];
+const MARKS: [&str; 3] = ["clone", "snapshot", "snapshot-delete"];
 
 /// The note of work under way. It goes when this is dropped: a process that lives takes back by itself.
 pub struct Work(PathBuf);
@@ -38,6 +40,8 @@ pub struct Facts<'a> {
     pub snapshot: Option<&'a str>,
     /// The VM whose disks are copied.
     pub source: Option<Vmid>,
+    /// The snapshot that the VM goes back to.
+    pub rollback: Option<&'a str>,
 }
 
 fn path(ctx: &Context, vmid: Vmid) -> PathBuf {
@@ -56,6 +60,7 @@ impl Work {
             "process": {"pid": process.pid, "start": process.start},
             "storages": facts.storages, "volumes": volumes, "snapshot": facts.snapshot,
             "source": facts.source.map(|source| source.to_string()),
+            "rollback": facts.rollback,
             "goes": status::is_running(ctx, vmid) && !status::is_paused(ctx, vmid),
         });
         let path = path(ctx, vmid);
@@ -148,6 +153,9 @@ fn recover(ctx: &Context, vmid: Vmid, log: &mut dyn FnMut(&str)) -> Result<()> {
     if guest::find(ctx, vmid) == Some(GuestKind::Qemu) {
         if let Some(name) = text("snapshot") {
             snapshot::take_back(ctx, vmid, &name)?;
+        }
+        if let Some(name) = text("rollback") {
+            snapshot::finish_roll_back(ctx, vmid, &name)?;
         }
         adopt(ctx, vmid, &new)?;
         settle_config(ctx, vmid)?;
@@ -272,6 +280,18 @@ mod tests {
             std::fs::write(path(&ctx, vmid), note.to_string()).unwrap();
             look(&ctx, vmid);
         }
+        let going_back = "lock: rollback\ncores: 4\n\n[one]\ncores: 1\nsnaptime: 1\n";
+        let (back, removing): (Vmid, Vmid) = ("102".parse().unwrap(), "103".parse().unwrap());
+        guest::create(&ctx, back, &GuestConfig::parse(GuestKind::Qemu, going_back)).unwrap();
+        let half_gone = "lock: snapshot-delete\n\n[one]\ncores: 1\nsnapstate: delete\n";
+        guest::create(&ctx, removing, &GuestConfig::parse(GuestKind::Qemu, half_gone)).unwrap();
+        for (vmid, rollback) in [(back, Some("one")), (removing, None)] {
+            std::mem::forget(Work::begin(&ctx, vmid, &Facts { rollback, ..Facts::default() }).unwrap());
+            recover(&ctx, vmid, &mut |_| {}).unwrap();
+        }
+        let text = |vmid| guest::load(&ctx, GuestKind::Qemu, vmid).unwrap().print();
+        assert_eq!(text(back), "cores: 1\nparent: one\n\n[one]\ncores: 1\nsnaptime: 1\n");
+        assert_eq!(text(removing), "\n[one]\ncores: 1\nsnapstate: delete\n");
         assert_eq!(guest::find(&ctx, clone), None);
         let config = guest::load(&ctx, GuestKind::Qemu, other).unwrap();
         assert_eq!((config.current.get("lock"), config.current.get("cores")), (None, Some("2")));

@@ -17,7 +17,7 @@ use crate::lxc::start::{self, Start};
 use crate::lxc::stop::{self, Stop};
 use crate::lxc::update::{self, Change};
 use crate::lxc::volume::{self, Source};
-use crate::lxc::{cgroup, freeze, monitor, resize, status, view};
+use crate::lxc::{freeze, monitor, resize, status, view};
 use crate::registry::{Binding, delete, get, post, put};
 use crate::storage::{self, VolumeId};
 use crate::{Call, Context, Error, Reply, Result, Vmid, access, bail, guest, lock};
@@ -126,11 +126,13 @@ fn create_container(call: &Call) -> Result<Reply> {
         access::check(ctx, &format!("/storage/{storage}"), &["Datastore.AllocateSpace"])?;
     }
     options.retain(|key, _| !volume::is_mount_key(key));
+    update::normalize(ctx, &mut options)?;
     if unprivileged && !restore {
         options.insert("unprivileged".into(), "1".into());
     }
-    if let Some(units) = options.get_mut("cpuunits") {
-        *units = cgroup::clamp_cpu_units(&cgroup::Hierarchies::of_host()?, units.parse().ok()).to_string();
+    let keys: Option<String> = call.opt("ssh-public-keys")?;
+    if let Some(keys) = &keys {
+        guest::input::check_ssh_keys(keys)?;
     }
     let overwrite = replaced.is_some();
     let unique = call.flag("unique");
@@ -141,7 +143,7 @@ fn create_container(call: &Call) -> Result<Reply> {
         environment: options.remove("env"),
         options,
         mounts,
-        account: NewAccount { password: call.opt("password")?, keys: call.opt("ssh-public-keys")? },
+        account: NewAccount { password: call.opt("password")?, keys },
         pool,
         ignore_unpack_errors: call.flag("ignore-unpack-errors"),
         restore: restore.then_some(Restore { overwrite, unique, storage, unprivileged: wanted, without_firewall }),
@@ -226,7 +228,9 @@ fn put_config(call: &Call) -> Result<Reply> {
                 return Err(Error::parameter(name, format!("unknown option '{key}'")));
             }
             if change.set.contains_key(key) {
-                let text = format!("you can't use '-{key}' and '-{name} {key}' at the same time");
+                // The missing quote is PVE's.
+                let quote = if name == "revert" { "'" } else { "" };
+                let text = format!("you can't use '-{key}' and {quote}-{name} {key}' at the same time");
                 return Err(Error::parameter(name, text));
             }
         }

@@ -44,7 +44,8 @@ pub fn create(task: &Task, vmid: Vmid, wish: &Create) -> Result<()> {
     }
     let mut extra = Part::default();
     let place = if wish.with_state && running { Some(state::place(ctx, vmid, &config)?) } else { None };
-    let facts = Facts { storages: place.as_deref().into_iter().collect(), snapshot: Some(&wish.name), source: None };
+    let facts =
+        Facts { storages: place.as_deref().into_iter().collect(), snapshot: Some(&wish.name), ..Facts::default() };
     let _work = Work::begin(ctx, vmid, &facts)?;
     let memory = match wish.with_state && running {
         true => Some(state::allocate(ctx, vmid, &config, &wish.name, None, &mut extra)?),
@@ -228,6 +229,7 @@ fn delete_from_disk(ctx: &Context, vmid: Vmid, drive: &Drive, name: &str) -> Res
 pub fn delete(task: &Task, vmid: Vmid, name: &str, force: bool) -> Result<()> {
     let ctx = task.ctx;
     let _lock = recovery::lock(task, vmid)?;
+    let _work = Work::begin(ctx, vmid, &Facts::default())?;
     let snapshot = guest::update(ctx, GuestKind::Qemu, vmid, |config| {
         if Vm::new(vmid, &config.current).is_template() {
             crate::bail!("you can't delete a snapshot if vm is a template");
@@ -314,13 +316,13 @@ pub fn roll_back(task: &Task, vmid: Vmid, name: &str, start: bool) -> Result<()>
         let how = Stop { timeout: Some(5), force: true, ..Stop::default() };
         stop::stop_locked(task, vmid, &how)?;
     }
+    let work = Work::begin(ctx, vmid, &Facts { rollback: Some(name), ..Facts::default() })?;
     set_lock(ctx, vmid, Some("rollback"))?;
-    let rolled = disks.iter().filter_map(Drive::volume).try_for_each(|volume| storage::rollback(ctx, &volume, name));
-    if let Err(error) = rolled {
+    if let Err(error) = finish_roll_back(ctx, vmid, name) {
         let unlocked = set_lock(ctx, vmid, None);
         return Err(error.with_cleanup_failures(&unlocked.err().into_iter().collect::<Vec<_>>()));
     }
-    guest::update(ctx, GuestKind::Qemu, vmid, |config| plan::roll_back(vmid, config, name))?;
+    drop(work);
     let state = snapshot.get("vmstate").map(str::parse).transpose().map_err(Error::new)?;
     if start || state.is_some() {
         let running = |key: &str| snapshot.get(key).filter(|_| state.is_some()).map(str::to_owned);
@@ -328,6 +330,18 @@ pub fn roll_back(task: &Task, vmid: Vmid, name: &str, start: bool) -> Result<()>
         launch::start_locked(task, vmid, &Start { machine, cpu, state, ..Start::default() })?;
     }
     Ok(())
+}
+
+/// Sets disks and configuration of a VM back that is marked for it, also if that was interrupted before; does nothing for
+/// one that is not.
+pub(super) fn finish_roll_back(ctx: &Context, vmid: Vmid, name: &str) -> Result<()> {
+    let config = guest::load(ctx, GuestKind::Qemu, vmid)?;
+    let Some(snapshot) = config.snapshots.get(name).filter(|_| config.current.get("lock") == Some("rollback")) else {
+        return Ok(());
+    };
+    let disks = plan::disks(vmid, snapshot)?;
+    disks.iter().filter_map(Drive::volume).try_for_each(|volume| storage::rollback(ctx, &volume, name))?;
+    guest::update(ctx, GuestKind::Qemu, vmid, |config| plan::roll_back(vmid, config, name))
 }
 
 fn set_lock(ctx: &Context, vmid: Vmid, lock: Option<&str>) -> Result<()> {
