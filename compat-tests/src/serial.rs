@@ -3,7 +3,11 @@
 use crate::{Node, wait_for};
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
+
+/// Numbers the commands of a test program.
+static RUNS: AtomicU32 = AtomicU32::new(0);
 
 /// The serial port of a VM, to type into.
 pub struct Shell(UnixStream);
@@ -44,10 +48,12 @@ impl Shell {
     /// Runs a command and gives back what it prints.
     #[track_caller]
     pub fn run(&mut self, command: &str) -> String {
-        self.type_text(&format!("{command}; echo en''d\n"));
-        let seen = self.expect("end");
-        let after = seen.split_once("en''d").map_or(seen.as_str(), |(_, after)| after);
-        after.rsplit_once("end").map_or(after, |(output, _)| output).trim().to_owned()
+        // What an earlier command has left on the line must not be taken for this one's.
+        let number = RUNS.fetch_add(1, Ordering::Relaxed);
+        self.type_text(&format!("{command}; echo en''d{number}.\n"));
+        let seen = self.expect(&format!("end{number}."));
+        let after = seen.rsplit_once(&format!("en''d{number}.")).map_or(seen.as_str(), |(_, after)| after);
+        after.rsplit_once(&format!("end{number}.")).map_or(after, |(output, _)| output).trim().to_owned()
     }
 
     /// The number that the guest has counted to.

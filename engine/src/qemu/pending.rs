@@ -100,11 +100,13 @@ pub fn listing(config: &GuestConfig) -> Vec<serde_json::Value> {
     let mut rows = vec![json!({"key": "digest", "value": config.digest})];
     for key in keys {
         let mut row = json!({"key": key});
+        let is_secret = key == "cipassword";
         if let Some(value) = edit::value(&config.current, &key) {
-            row["value"] = super::reply::typed(&key, &value);
+            row["value"] = if is_secret { "**********".into() } else { super::reply::typed(&key, &value) };
         }
         if let Some(value) = edit::value(&config.pending.part, &key) {
-            row["pending"] = super::reply::typed(&key, &value);
+            // The blank makes it another value, so that clients show a change.
+            row["pending"] = if is_secret { "********** ".into() } else { super::reply::typed(&key, &value) };
         }
         if let Some(forced) = config.pending.delete.get(&key) {
             row["delete"] = if *forced { 2.into() } else { 1.into() };
@@ -131,6 +133,14 @@ mod tests {
         assert_eq!(config.current.get("scsi0"), Some("local:100/vm-100-disk-0.raw,cache=none,size=1G"));
         assert_eq!(config.current.get("unused0"), Some("local:100/vm-100-disk-1.raw"));
         assert_eq!(config.current.get("unused1"), None);
+    }
+
+    #[test]
+    fn passwords_are_not_listed() {
+        let text = "cipassword: $5$a$old\ncores: 2\n\n[PENDING]\ncipassword: $5$a$new\n";
+        let rows = serde_json::Value::Array(listing(&GuestConfig::parse(GuestKind::Qemu, text)));
+        assert_eq!(rows[1], json!({"key": "cipassword", "value": "**********", "pending": "********** "}));
+        assert!(!rows.to_string().contains('$'));
     }
 
     #[test]

@@ -108,7 +108,7 @@ impl Item {
 /// again when a later part fails.
 pub fn change(ctx: &Context, vmid: Vmid, old: &Part, new: &Part) -> Option<Result<()>> {
     let plans = || -> Result<(local::Local, local::Local)> {
-        let machine = status::current_machine(&mut Monitor::connect(ctx, vmid)?)?;
+        let machine = status::running_machine(&Vm::new(vmid, old), &mut Monitor::connect(ctx, vmid)?)?;
         // Both lines name the same port, whatever it is.
         let how = Start { machine, spice_port: Some(*spice::PORTS.start()), ..Start::default() };
         let places = local::Places::of(ctx, vmid);

@@ -37,6 +37,7 @@ pub fn allocate(
     part: &mut Part,
 ) -> Result<VolumeId> {
     let vm = Vm::new(vmid, &config.current);
+    check_resources(&vm)?;
     let storage = match on {
         Some(storage) => storage.to_owned(),
         None => find_storage(ctx, &vm)?,
@@ -49,16 +50,38 @@ pub fn allocate(
         size: (vm.memory()? * 2 + DEVICES) << 20,
         kind: VolumeKind::Image,
     };
-    let machine = status::current_machine(&mut Monitor::connect(ctx, vmid)?)?;
+    let mut monitor = Monitor::connect(ctx, vmid)?;
+    let machine = status::running_machine(&vm, &mut monitor)?;
+    let mtus = status::told_mtus(&vm, &mut monitor)?;
+    drop(monitor);
     let volume = storage::allocate(ctx, &storage, &new)?;
     part.set("vmstate", volume.to_string());
     if let Some(machine) = machine {
         part.set("runningmachine", machine);
     }
+    if !mtus.is_empty() {
+        part.set("running-nets-host-mtu", mtus);
+    }
     if let Some(cpu) = running_cpu(ctx, vmid) {
         part.set("runningcpu", cpu);
     }
     Ok(volume)
+}
+
+/// Some of what a VM has keeps a state of its own, or one that nobody may read.
+/// (PVE: qemu-server PVE/QemuMigrate/Helpers.pm, check_non_migratable_resources)
+fn check_resources(vm: &Vm) -> Result<()> {
+    let mut blockers: Vec<&str> = ["amd-sev", "intel-tdx"].into_iter().filter(|key| vm.text(key).is_some()).collect();
+    if !super::command_line::shares(vm)?.is_empty() {
+        blockers.push("virtiofs");
+    }
+    match blockers.is_empty() {
+        true => Ok(()),
+        false => Err(Error::new(format!(
+            "Cannot live-migrate, snapshot (with RAM), or hibernate a VM with: {}",
+            blockers.join(", ")
+        ))),
+    }
 }
 
 /// The storage that [`allocate`] takes when none is named.
@@ -227,5 +250,24 @@ impl Incoming {
             let _ = feeding.join();
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::guest::GuestKind;
+
+    #[test]
+    fn what_keeps_a_state_of_its_own_is_not_saved() {
+        let refused = |text: &str| {
+            let config = GuestConfig::parse(GuestKind::Qemu, text);
+            check_resources(&Vm::new("100".parse().unwrap(), &config.current)).err().map(|error| error.to_string())
+        };
+        assert_eq!(refused("memory: 512\n"), None);
+        assert_eq!(
+            refused("amd-sev: std\nvirtiofs0: share\n").as_deref(),
+            Some("Cannot live-migrate, snapshot (with RAM), or hibernate a VM with: amd-sev, virtiofs")
+        );
     }
 }

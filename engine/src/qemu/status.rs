@@ -1,6 +1,6 @@
 //! Whether a VM runs and what it says of itself. Lists come from the live state; only what is here asks QEMU.
 
-use super::config::Vm;
+use super::config::{Machine, MachineVersion, Vm, highest_pve_revision};
 use super::{files, qmp::Monitor};
 use crate::config::guest::{GuestConfig, GuestKind};
 use crate::live::{self, GuestFacts, GuestRow, Look, Running, StatusRow, Usage};
@@ -48,7 +48,7 @@ pub fn current(ctx: &Context, vmid: Vmid, config: &GuestConfig) -> Result<Value>
     row.insert("qmpstatus".into(), guest.status().into());
     if is_running {
         row.insert("nics".into(), nics(vmid));
-        if let Err(error) = ask_qemu(ctx, vmid, &mut row)
+        if let Err(error) = ask_qemu(ctx, &vm, &mut row)
             && self::is_running(ctx, vmid)
         {
             // A VM that does not answer is still a running one; what could not be asked is missing from the answer.
@@ -68,14 +68,14 @@ fn nics(vmid: Vmid) -> Value {
     Value::Object(counted.collect())
 }
 
-fn ask_qemu(ctx: &Context, vmid: Vmid, row: &mut Map<String, Value>) -> Result<()> {
-    let mut monitor = Monitor::connect(ctx, vmid)?;
+fn ask_qemu(ctx: &Context, vm: &Vm, row: &mut Map<String, Value>) -> Result<()> {
+    let mut monitor = Monitor::connect(ctx, vm.vmid)?;
     let status = monitor.execute("query-status", json!({}))?;
     row.insert("qmpstatus".into(), status["status"].clone());
     let version = monitor.execute("query-version", json!({}))?["qemu"].clone();
     let number = |part: &str| version[part].as_u64().unwrap_or(0);
     row.insert("running-qemu".into(), format!("{}.{}.{}", number("major"), number("minor"), number("micro")).into());
-    if let Some(machine) = current_machine(&mut monitor)? {
+    if let Some(machine) = running_machine(vm, &mut monitor)? {
         row.insert("running-machine".into(), machine.into());
     }
     let blocks = monitor.execute("query-blockstats", json!({}))?;
@@ -143,6 +143,38 @@ pub fn current_machine(monitor: &mut Monitor) -> Result<Option<String>> {
     Ok(kind.as_str().map(|kind| kind.strip_suffix("-machine").unwrap_or(kind).to_owned()))
 }
 
+/// As [`current_machine`], with PVE's revision, which the distribution's QEMU does not know: that of the configured type,
+/// for types without a version the newest of the version that runs. (PVE: Machine.pm, current_from_query_machines)
+pub fn running_machine(vm: &Vm, monitor: &mut Monitor) -> Result<Option<String>> {
+    let configured = Machine::parse(vm.text("machine"))?.configured_type();
+    Ok(current_machine(monitor)?.map(|name| with_revision(name, configured.as_deref(), vm.windows() > 0)))
+}
+
+fn with_revision(name: String, configured: Option<&str>, is_windows: bool) -> String {
+    let newest = || MachineVersion::of_type(&name).map_or(0, |found| highest_pve_revision(found.major, found.minor));
+    let revision = match configured.and_then(MachineVersion::of_type) {
+        Some(version) => version.pve,
+        // Windows keeps the version that it was made with, as QEMU has it.
+        None if is_windows => 0,
+        None => newest(),
+    };
+    format!("{name}+pve{revision}")
+}
+
+/// The MTU that each virtio card has told its guest, as `net0=1500,net1=9000`; 0 where none was told.
+/// (PVE: qemu-server Network.pm, get_nets_host_mtu)
+pub fn told_mtus(vm: &Vm, monitor: &mut Monitor) -> Result<String> {
+    let mut told = Vec::new();
+    for (number, _) in vm.nets()?.into_iter().filter(|(_, net)| net.model() == "virtio") {
+        let asked = json!({"path": format!("/machine/peripheral/net{number}"), "property": "host_mtu"});
+        // A card that waits for the next start is not there.
+        if let Ok(mtu) = monitor.execute("qom-get", asked) {
+            told.push(format!("net{number}={}", mtu.as_u64().unwrap_or(0)));
+        }
+    }
+    Ok(told.join(","))
+}
+
 /// Whether a running VM is paused. (PVE: QemuServer.pm, vm_is_paused)
 pub fn is_paused(ctx: &Context, vmid: Vmid) -> bool {
     let status = super::qmp::execute(ctx, vmid, "query-status", json!({}));
@@ -153,6 +185,16 @@ pub fn is_paused(ctx: &Context, vmid: Vmid) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn machines_have_the_revision_that_they_were_started_with() {
+        let name = |running: &str, configured, windows| with_revision(running.to_owned(), configured, windows);
+        assert_eq!(name("pc-i440fx-7.2", None, false), "pc-i440fx-7.2+pve0");
+        assert_eq!(name("pc-q35-10.0", Some("q35"), false), "pc-q35-10.0+pve1");
+        assert_eq!(name("pc-q35-10.0", Some("pc-q35-10.0"), false), "pc-q35-10.0+pve0");
+        assert_eq!(name("pc-q35-9.2", Some("pc-q35-9.2+pve1"), true), "pc-q35-9.2+pve1");
+        assert_eq!(name("pc-i440fx-9.2", None, true), "pc-i440fx-9.2+pve0");
+    }
 
     #[test]
     fn counters_are_summed_up_and_named_by_drive() {

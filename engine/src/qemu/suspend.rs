@@ -18,6 +18,9 @@ pub fn to_disk(task: &Task, vmid: Vmid, skip_lock: bool, storage: Option<&str>) 
     let ctx = task.ctx;
     let _lock = recovery::lock(task, vmid)?;
     let config = guest::load(ctx, GuestKind::Qemu, vmid)?;
+    if config.current.get("lock") == Some("backup") {
+        crate::bail!("cannot suspend to disk during backup");
+    }
     if !skip_lock {
         guest::check_lock(&config)?;
     }
@@ -69,6 +72,7 @@ pub fn how_to_resume(config: &GuestConfig, how: &Start) -> Result<Option<Start>>
     Ok(Some(Start {
         skip_lock: true,
         machine: how.machine.clone().or_else(|| part.get("runningmachine").map(str::to_owned)),
+        mtus: launch::known_mtus(part.get("running-nets-host-mtu").unwrap_or_default()),
         cpu: how.cpu.clone().or_else(|| part.get("runningcpu").map(str::to_owned)),
         state: Some(state.parse().map_err(Error::new)?),
         ..how.clone()

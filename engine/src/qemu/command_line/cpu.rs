@@ -7,11 +7,12 @@ use crate::Result;
 use crate::qemu::config::Properties;
 use std::collections::BTreeMap;
 
-/// A flag's sign and value: `+aes`, `kvm=off`, `enforce`.
+/// A flag's sign and value: `+aes`, `kvm=off`, `enforce`; and why it is there.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Flag {
     sign: &'static str,
     value: Option<String>,
+    reason: String,
 }
 
 type Flags = BTreeMap<String, Flag>;
@@ -148,10 +149,13 @@ pub(super) fn model(builder: &mut Builder, passed: Passed) -> Result<()> {
     let is_x86 = !builder.is_arm();
     let mut flags = default_flags(builder, &model.name);
     flags.extend(hyperv_flags(builder, &model, passed));
-    flags.extend(model.built_in.iter().flat_map(|list| list.split(';')).map(|name| (name.to_owned(), on())));
+    let built_in = model.built_in.iter().flat_map(|list| list.split(';')).map(|name| (name.to_owned(), on())).collect();
+    merge(builder, &mut flags, built_in, "set by builtin CPU model");
     let custom = model.custom.as_ref().and_then(|custom| custom.text("flags")).unwrap_or_default().to_owned();
-    add_configured_flags(builder, &custom, &mut flags);
-    add_configured_flags(builder, &model.options.text("flags").unwrap_or_default(), &mut flags);
+    let custom = configured_flags(builder, &custom);
+    merge(builder, &mut flags, custom, "set by custom CPU model");
+    let own = configured_flags(builder, &model.options.text("flags").unwrap_or_default());
+    merge(builder, &mut flags, own, "manually set for VM");
     if builder.kvm && model.name != "host" && is_x86 {
         flags.insert("enforce".into(), Flag::default());
     }
@@ -205,15 +209,49 @@ pub(super) fn model(builder: &mut Builder, passed: Passed) -> Result<()> {
 }
 
 fn on() -> Flag {
-    Flag { sign: "+", value: None }
+    Flag { sign: "+", ..Flag::default() }
 }
 
 fn off() -> Flag {
-    Flag { sign: "-", value: None }
+    Flag { sign: "-", ..Flag::default() }
 }
 
 fn set(value: &str) -> Flag {
-    Flag { sign: "", value: Some(value.to_owned()) }
+    Flag { value: Some(value.to_owned()), ..Flag::default() }
+}
+
+/// Adds flags that stand above those before; what they change is told. (PVE: CPUConfig.pm, resolve_cpu_flags)
+fn merge(builder: &mut Builder, flags: &mut Flags, more: Flags, reason: &str) {
+    for (name, mut flag) in more {
+        flag.reason = reason.to_owned();
+        match flags.get_mut(&name) {
+            Some(old) if old.sign == flag.sign && old.value == flag.value => old.reason += &format!(" & {reason}"),
+            Some(old) => {
+                let shown = |flag: &Flag| {
+                    let reason = if flag.reason.is_empty() { default_reason(&name) } else { &flag.reason };
+                    format!("'{}{name}' ({reason})", flag.sign)
+                };
+                builder.notes.push(format!("warning: CPU flag/setting {} overwrites {}", shown(&flag), shown(old)));
+                *old = flag;
+            }
+            None => drop(flags.insert(name, flag)),
+        }
+    }
+}
+
+/// Why PVE sets a flag by itself, as it says so.
+fn default_reason(name: &str) -> &'static str {
+    match name {
+        "lahf_lm" => "set by PVE; to support Windows 8.1+",
+        "x2apic" => "set by PVE; incompatible with Solaris",
+        "sep" => "set by PVE; to support Windows 8+ and improve Windows XP+",
+        "rdtscp" => "set by PVE; broken on AMD Opteron",
+        "kvm_pv_unhalt" => "set by PVE; to improve Linux guest spinlock performance",
+        "kvm_pv_eoi" => "set by PVE; to improve Linux guest interrupt performance",
+        "cet-ibt" | "cet-ss" => "set by PVE; to avoid issues with certain Windows configurations like VBS",
+        "vmx-mbec" => "set by PVE; for backwards compatibility with older kernel and QEMU",
+        _ => "unknown origin",
+    }
 }
 
 /// Flags that certain models and systems need. (PVE: CPUConfig.pm, get_pve_cpu_flags)
@@ -286,7 +324,8 @@ fn hyperv_flags(builder: &mut Builder, model: &Model, passed: Passed) -> Flags {
 }
 
 /// `+aes;-pcid` of an option; `nested-virt` is the flag that the host has for it.
-fn add_configured_flags(builder: &mut Builder, list: &str, flags: &mut Flags) {
+fn configured_flags(builder: &mut Builder, list: &str) -> Flags {
+    let mut flags = Flags::new();
     for flag in list.split(';').filter(|flag| !flag.is_empty()) {
         let (flag_of, name) = match flag.strip_prefix('-') {
             Some(name) => (off(), name),
@@ -301,4 +340,5 @@ fn add_configured_flags(builder: &mut Builder, list: &str, flags: &mut Flags) {
             builder.warnings.push("ignoring 'nested-virt' CPU flag - unable to resolve from host CPU flags".into());
         }
     }
+    flags
 }

@@ -99,6 +99,7 @@ pub(super) fn add(builder: &mut Builder) -> Result<()> {
         builder.option("-bios", files.code);
         return Ok(());
     }
+    warn_of_missing_keys(builder, options);
     let files = files(builder.host, &builder.arch, options, builder.is_q35(), protection)?;
     let (variables, size) = files.variables.expect("only firmware without pflash has none, and that is dealt with");
     let drive = match drive {
@@ -116,6 +117,18 @@ pub(super) fn add(builder: &mut Builder) -> Result<()> {
         nodes(builder, &files.code, drive, size)
     } else {
         drives(builder, &files.code, &drive, size)
+    }
+}
+
+/// Older firmware of ARM machines has no image that checks signatures.
+fn warn_of_missing_keys(builder: &mut Builder, efidisk: Option<&Properties>) {
+    let image = format!("{DIRECTORY}AAVMF_CODE.secboot.fd");
+    let wants_keys = builder.is_arm() && efidisk.is_some_and(|options| options.is_on("pre-enrolled-keys"));
+    if wants_keys && builder.host.firmware_size(&image).is_none() {
+        builder.warnings.push(format!(
+            "requested EFI image with pre-enrolled-keys, but ignoring because {image}' file is missing - check that \
+             pve-edk2-firmware-aarch64 is correctly installed with version > 4.2025.05-2"
+        ));
     }
 }
 

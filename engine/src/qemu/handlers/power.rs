@@ -164,6 +164,9 @@ pub fn resume(call: &Call) -> Result<Reply> {
     call.task("qmresume", vmid, |task| {
         let _lock = recovery::lock(task, vmid)?;
         let config = guest::load(task.ctx, GuestKind::Qemu, vmid)?;
+        if config.current.flag("template") {
+            return Err(Error::new(format!("VM {vmid} is a template and cannot be resumed!")));
+        }
         if !skip_lock && config.current.get("lock") != Some("backup") {
             guest::check_lock(&config)?;
         }
@@ -173,6 +176,10 @@ pub fn resume(call: &Call) -> Result<Reply> {
             Some("suspended") => "system_wakeup",
             _ => "cont",
         };
+        if state == "shutdown" {
+            // It has switched itself off while something kept its process.
+            qmp::execute(task.ctx, vmid, "system_reset", json!({}))?;
+        }
         qmp::execute(task.ctx, vmid, command, json!({})).map(drop)
     })
 }

@@ -327,7 +327,8 @@ pub fn roll_back(task: &Task, vmid: Vmid, name: &str, start: bool) -> Result<()>
     if start || state.is_some() {
         let running = |key: &str| snapshot.get(key).filter(|_| state.is_some()).map(str::to_owned);
         let (machine, cpu) = (running("runningmachine"), running("runningcpu"));
-        launch::start_locked(task, vmid, &Start { machine, cpu, state, ..Start::default() })?;
+        let mtus = launch::known_mtus(&running("running-nets-host-mtu").unwrap_or_default());
+        launch::start_locked(task, vmid, &Start { machine, cpu, mtus, state, ..Start::default() })?;
     }
     Ok(())
 }

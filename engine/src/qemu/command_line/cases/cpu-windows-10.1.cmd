@@ -1,3 +1,4 @@
+note: warning: CPU flag/setting '-aes' (manually set for VM) overwrites '+aes' (set by builtin CPU model)
 /usr/bin/kvm \
   -id 8006 \
   -name 'vm8006,debug-threads=on' \
