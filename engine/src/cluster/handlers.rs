@@ -1,6 +1,6 @@
 //! `/cluster`: the methods bound here.
 
-use super::{backup_info, ha, log, nextid, options, resources, status};
+use super::{backup_info, ha, log, metrics, nextid, options, resources, status};
 use crate::registry::{Binding, get, put};
 use crate::{Call, Error, Reply, Result};
 use serde_json::json;
@@ -19,6 +19,7 @@ pub const METHODS: &[Binding] = &[
     get("/cluster/ha/rules", ha::rules),
     get("/cluster/ha/status/current", ha::status),
     get("/cluster/log", log::get),
+    get("/cluster/metrics/export", metrics::export),
     get("/cluster/nextid", nextid::get),
     get("/cluster/options", options::get),
     put("/cluster/options", options::put),

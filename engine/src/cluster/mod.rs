@@ -4,6 +4,7 @@ mod backup_info;
 mod ha;
 pub mod handlers;
 mod log;
+mod metrics;
 pub mod nextid;
 pub mod options;
 pub mod resources;

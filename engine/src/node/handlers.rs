@@ -1,8 +1,8 @@
 //! `/version` and `/nodes`: the methods of the node itself.
 
 use super::{
-    bulk, custom_certificate, dns, graphs, guests, journal, options, overview, power, report, services, small, time,
-    version, wake,
+    bulk, custom_certificate, dns, execute, graphs, guests, journal, options, overview, power, report, services, small,
+    time, version, wake,
 };
 use crate::registry::{Binding, delete, get, post, put};
 
@@ -23,6 +23,7 @@ pub const METHODS: &[Binding] = &[
     put("/nodes/{node}/config", options::put),
     get("/nodes/{node}/dns", dns::get),
     put("/nodes/{node}/dns", dns::put),
+    post("/nodes/{node}/execute", execute::execute),
     get("/nodes/{node}/hosts", dns::get_hosts),
     post("/nodes/{node}/hosts", dns::post_hosts),
     get("/nodes/{node}/journal", journal::journal),
@@ -37,7 +38,11 @@ pub const METHODS: &[Binding] = &[
     post("/cluster/bulk-action/guest/start", bulk::bulk_start),
     post("/cluster/bulk-action/guest/suspend", bulk::bulk_suspend),
     post("/nodes/{node}/startall", bulk::start_all),
+    get("/nodes/{node}/rrd", graphs::picture_of_node),
     get("/nodes/{node}/rrddata", graphs::of_node),
+    get("/nodes/{node}/lxc/{vmid}/rrd", graphs::picture_of_container),
+    get("/nodes/{node}/qemu/{vmid}/rrd", graphs::picture_of_machine),
+    get("/nodes/{node}/storage/{storage}/rrd", graphs::picture_of_storage),
     get("/nodes/{node}/services", services::list),
     post("/nodes/{node}/services/{service}/reload", services::reload),
     post("/nodes/{node}/services/{service}/restart", services::restart),
@@ -49,7 +54,9 @@ pub const METHODS: &[Binding] = &[
     post("/nodes/{node}/stopall", bulk::stop_all),
     get("/nodes/{node}/storage/{storage}/rrddata", graphs::of_storage),
     post("/nodes/{node}/suspendall", bulk::suspend_all),
+    delete("/nodes/{node}/subscription", small::remove_subscription),
     get("/nodes/{node}/subscription", small::subscription),
+    post("/nodes/{node}/subscription", small::check_subscription),
     get("/nodes/{node}/syslog", journal::syslog),
     get("/nodes/{node}/time", time::get),
     put("/nodes/{node}/time", time::put),

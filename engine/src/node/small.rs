@@ -1,7 +1,7 @@
 //! Small answers about the node: traffic of guests, the subscription that there is not, replication jobs that there are
 //! not on a node alone.
 
-use crate::{Call, Reply, Result, access, file, live::counters};
+use crate::{Call, Error, Reply, Result, access, file, live::counters};
 use openssl::hash::{MessageDigest, hash};
 use serde_json::{Value, json};
 
@@ -28,6 +28,27 @@ pub fn subscription(call: &Call) -> Result<Reply> {
         answer["url"] = json!("https://www.proxmox.com/en/proxmox-virtual-environment/pricing");
     }
     Ok(Reply::from(answer))
+}
+
+/// What a node of PVE's keeps its key in.
+const SUBSCRIPTION: &str = "/etc/subscription";
+
+/// `POST /nodes/{node}/subscription`: without a key there is nothing to check, and we can check none.
+pub fn check_subscription(call: &Call) -> Result<Reply> {
+    if call.ctx.root.path(SUBSCRIPTION).exists() {
+        return Err(Error::NotImplemented("subscription keys are not supported".into()));
+    }
+    Ok(Reply::null())
+}
+
+/// `DELETE /nodes/{node}/subscription`: removes the key that a node of PVE's may have left.
+pub fn remove_subscription(call: &Call) -> Result<Reply> {
+    match std::fs::remove_file(call.ctx.root.path(SUBSCRIPTION)) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::from(error).context("cannot delete subscription key"))
+        }
+        _ => Ok(Reply::null()),
+    }
 }
 
 /// `GET /nodes/{node}/replication` and `GET /cluster/replication`: a job needs a second node, so there is none.

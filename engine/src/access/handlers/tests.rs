@@ -98,9 +98,14 @@ fn all_failed_logins_look_alike() {
     ] {
         assert_eq!(log_in(name, password).unwrap_err(), "401 authentication failure", "{name} {password}");
     }
-    // Clients that always send 'otp' or ask for rights on no path log in; an answer to a question that we did not ask is none.
-    for (extra, is_good) in [("otp", true), ("path", true), ("tfa-challenge", false)] {
-        let params = json!({"username": "joe@pve", "password": "good password", extra: "/123456"});
+    // Clients that always send 'otp' or ask for no rights log in; an answer to a question that we did not ask is none.
+    for (extra, is_good) in [
+        (json!({"otp": "123456"}), true),
+        (json!({"path": "/vms/100", "privs": ""}), true),
+        (json!({"tfa-challenge": "123456"}), false),
+    ] {
+        let mut params = json!({"username": "joe@pve", "password": "good password"});
+        params.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
         assert_eq!(node.call("", Post, "/access/ticket", params).is_ok(), is_good, "{extra}");
     }
 }
