@@ -299,6 +299,86 @@ pub fn write_file(agent: &mut Agent, file: &str, content: &str, encode: bool) ->
 mod tests {
     use super::*;
 
+    /// An agent that gives these answers, one after the other, and the commands that it was given.
+    fn scripted(answers: Vec<Value>) -> (Agent, std::thread::JoinHandle<Vec<Value>>, tempfile::TempDir) {
+        let root = tempfile::tempdir().unwrap();
+        let ctx = Context::for_test(root.path());
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let turn = lock::acquire(&ctx, "agent-100", "agent", |_| {}).unwrap();
+        let agent = Agent { stream: ours, received: Vec::new(), vmid: "100".parse().unwrap(), _turn: turn };
+        let guest = std::thread::spawn(move || {
+            let mut lines = std::io::BufRead::lines(std::io::BufReader::new(theirs.try_clone().unwrap()));
+            let mut theirs = theirs;
+            let answer = |answer: Value| {
+                let asked = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
+                theirs.write_all(format!("{answer}\n").as_bytes()).unwrap();
+                asked
+            };
+            answers.into_iter().map(answer).collect()
+        });
+        (agent, guest, root)
+    }
+
+    #[test]
+    fn programs_run_in_the_guest() {
+        let done = json!({"exited": true, "exitcode": 3, "out-data": "aGk=", "err-truncated": false});
+        let answers = vec![
+            json!({"return": {"pid": 7}}),
+            json!({"return": done}),
+            json!({"error": {"class": "GenericError", "desc": "no such pid"}}),
+        ];
+        let (mut agent, guest, _root) = scripted(answers);
+        let command = ["sh", "-c", "x"].map(str::to_owned);
+        assert_eq!(exec(&mut agent, &command, Some("in")).unwrap(), json!({"pid": 7}));
+        let status = exec_status(&mut agent, 7).unwrap();
+        assert_eq!(status, json!({"exited": 1, "exitcode": 3, "out-data": "hi", "err-truncated": 0}));
+        assert_eq!(exec_status(&mut agent, 8).unwrap_err().message(), "Agent error: no such pid");
+        let nothing = exec(&mut agent, &[], None).unwrap_err();
+        assert_eq!(nothing.message(), "command or input-data (or both) required");
+        let asked = guest.join().unwrap();
+        let arguments = json!({"capture-output": true, "path": "sh", "arg": ["-c", "x"], "input-data": "aW4="});
+        assert_eq!(asked[0], json!({"execute": "guest-exec", "arguments": arguments}));
+    }
+
+    #[test]
+    fn files_are_read_in_pieces_and_closed_in_any_case() {
+        let piece = |text: &str, eof: bool| json!({"return": {"count": text.len(), "buf-b64": encode_block(text.as_bytes()), "eof": eof}});
+        let none = json!({"return": {}});
+        let answers = vec![
+            json!({"return": 5}),
+            none.clone(),
+            piece("abc", false),
+            piece("de", true),
+            none.clone(),
+            json!({"return": 6}),
+            json!({"error": {"desc": "disk full"}}),
+            none,
+        ];
+        let (mut agent, guest, _root) = scripted(answers);
+        let wish = FileRead { file: "/a".into(), offset: 2, count: 100, decode: true };
+        assert_eq!(read_file(&mut agent, &wish).unwrap(), json!({"content": "abcde", "bytes-read": 5}));
+        let refused = write_file(&mut agent, "/b", "x", true).unwrap_err();
+        assert_eq!(refused.message(), "Agent error: disk full");
+        let asked = guest.join().unwrap();
+        let names: Vec<&str> = asked.iter().map(|asked| asked["execute"].as_str().unwrap()).collect();
+        let read = ["guest-file-open", "guest-file-seek", "guest-file-read", "guest-file-read", "guest-file-close"];
+        let written = ["guest-file-open", "guest-file-write", "guest-file-close"];
+        assert_eq!(names, [&read[..], &written[..]].concat());
+        assert_eq!(asked[3]["arguments"]["count"], 97);
+    }
+
+    #[test]
+    fn agents_that_cannot_answer_are_refused_with_the_reason() {
+        let root = tempfile::tempdir().unwrap();
+        let ctx = Context::for_test(root.path());
+        let refused = |text: &str| {
+            let config = GuestConfig::parse(crate::config::guest::GuestKind::Qemu, text);
+            Agent::connect(&ctx, "100".parse().unwrap(), &config).err().unwrap().message().to_owned()
+        };
+        assert_eq!(refused("memory: 512\n"), "No QEMU guest agent configured");
+        assert_eq!(refused("agent: 1\n"), "VM 100 is not running");
+    }
+
     #[test]
     fn output_is_text_where_it_can_be() {
         assert_eq!(text_of(&encode_block("grün".as_bytes())).unwrap(), "grün");

@@ -150,6 +150,52 @@ pub fn remove(call: &Call) -> Result<Reply> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
+
+    fn run(ctx: &Context, verb: contract::Verb, name: Option<&str>, params: Value) -> Result<Value> {
+        let template = match verb {
+            contract::Verb::Post => "/cluster/qemu/custom-cpu-models",
+            _ if name.is_none() => "/cluster/qemu/custom-cpu-models",
+            _ => "/cluster/qemu/custom-cpu-models/{cputype}",
+        };
+        let Value::Object(mut params) = params else { panic!("parameters are an object") };
+        if let Some(name) = name {
+            params.insert("cputype".into(), name.into());
+        }
+        crate::registry::run(ctx, verb, template, params).map(|reply| reply.data)
+    }
+
+    #[test]
+    fn models_are_made_changed_listed_and_removed() {
+        use contract::Verb::{Delete, Get, Post, Put};
+        let root = tempfile::tempdir().unwrap();
+        let ctx = Context::for_test(root.path());
+        let model =
+            json!({"reported-model": "Skylake-Server", "flags": "+aes;-pcid", "phys-bits": "host", "hidden": 1});
+        run(&ctx, Post, Some("custom-mine"), model.clone()).unwrap();
+        let text = std::fs::read_to_string(ctx.root.etc_pve(FILE)).unwrap();
+        assert_eq!(
+            text,
+            "cpu-model: mine\n\tflags +aes;-pcid\n\thidden 1\n\tphys-bits host\n\treported-model Skylake-Server\n\n"
+        );
+        let twice = run(&ctx, Post, Some("mine"), model).unwrap_err();
+        assert_eq!(twice.message(), "custom CPU model 'mine' already exists");
+        let shown = run(&ctx, Get, Some("custom-mine"), json!({})).unwrap();
+        assert_eq!((&shown["cputype"], &shown["hidden"]), (&"custom-mine".into(), &1.into()));
+        let stale = run(&ctx, Put, Some("mine"), json!({"level": 30, "digest": "0".repeat(40)})).unwrap_err();
+        assert!(stale.message().starts_with("detected modified configuration"), "{stale}");
+        run(&ctx, Put, Some("mine"), json!({"level": 30, "delete": "flags,hidden", "digest": shown["digest"]}))
+            .unwrap();
+        let listed = run(&ctx, Get, None, json!({})).unwrap();
+        assert_eq!((&listed[0]["level"], &listed[0]["flags"]), (&30.into(), &Value::Null));
+        let fixed = run(&ctx, Put, Some("mine"), json!({"delete": "reported-model"})).unwrap_err();
+        assert_eq!(fixed.message(), "cannot delete 'reported-model'");
+        let joe = ctx.clone().with_caller(crate::Caller::verified("joe@pve"));
+        assert_eq!(run(&joe, Get, None, json!({})).unwrap(), json!([]));
+        run(&ctx, Delete, Some("mine"), json!({})).unwrap();
+        let gone = run(&ctx, Delete, Some("mine"), json!({})).unwrap_err();
+        assert_eq!(gone.message(), "custom CPU model 'mine' does not exist");
+    }
 
     #[test]
     fn the_keys_are_those_of_the_contract() {

@@ -3,8 +3,8 @@
 use super::config::Slot;
 use super::edit;
 use crate::config::guest::GuestKind;
-use crate::storage::{self, Copy, Format, NewVolume, VolumeId, VolumeKind};
-use crate::{Context, Error, Result, Vmid, command, error::ResultExt, guest};
+use crate::storage::{self, Content, Copy, Format, NewVolume, VolumeId, VolumeKind};
+use crate::{Context, Error, Result, Vmid, access, command, error::ResultExt, guest};
 use serde_json::Value;
 use std::path::Path;
 
@@ -17,14 +17,11 @@ pub fn image(
     format: Option<Format>,
     log: &mut dyn FnMut(&str),
 ) -> Result<VolumeId> {
+    check_source(ctx, source, "import-from")?;
     if source.starts_with('/') {
-        if !ctx.caller.is_root() {
-            return Err(Error::Forbidden("Permission check failed (only root can import from paths)".into()));
-        }
         return file(ctx, vmid, Path::new(source), storage, format, log);
     }
     let volume: VolumeId = source.parse().map_err(Error::new)?;
-    storage::check_volume_access(ctx, None, &volume)?;
     let described = storage::describe(ctx, &volume)?;
     if described.content == storage::Content::Images {
         log(&format!("create full clone of drive ({volume})"));
@@ -34,6 +31,27 @@ pub fn image(
     }
     let path = storage::activate_volume(ctx, &volume, None)?;
     file(ctx, vmid, &path, storage, format, log)
+}
+
+/// Fails unless the caller may import from there: disks of VMs are cloned, images are read, paths are for root.
+/// `parameter` is what the source was given in. (PVE: API2/Qemu.pm, check_storage_access)
+pub fn check_source(ctx: &Context, source: &str, parameter: &str) -> Result<()> {
+    if source.starts_with('/') {
+        return match ctx.caller.is_root() {
+            true => Ok(()),
+            false => Err(Error::Forbidden("Only root can pass arbitrary filesystem paths.".into())),
+        };
+    }
+    let volume: VolumeId = source.parse().map_err(Error::new)?;
+    let described = storage::describe(ctx, &volume)?;
+    match (described.content, described.vmid) {
+        (Content::Images, Some(owner)) => access::check(ctx, &format!("/vms/{owner}"), &["VM.Clone"]),
+        (Content::Images | Content::Import, _) => storage::check_volume_access(ctx, None, &volume),
+        (other, _) => Err(Error::parameter(
+            parameter,
+            format!("{source} has wrong type '{}' - needs to be 'images' or 'import'", other.name()),
+        )),
+    }
 }
 
 /// Copies an image into a disk of a VM and enters it: as the drive that is named, or as an unused one. Gives back its key

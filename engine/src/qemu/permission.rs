@@ -202,9 +202,26 @@ impl Subject<'_> {
         Ok(())
     }
 
+    /// Fails unless the caller may use a volume that is entered as unused.
+    pub fn check_unused(&self, key: &str, text: &str) -> Result<()> {
+        let file = Properties::parse("~qm-unused", key, text)
+            .map_err(|_| Error::parameter(key, format!("failed to parse value '{text}'")))?
+            .text("file")
+            .unwrap_or_default();
+        let volume: storage::VolumeId =
+            file.parse().map_err(|_| Error::parameter(key, format!("not a valid volid: {file}")))?;
+        if storage::describe(self.ctx, &volume)?.content != storage::Content::Images {
+            return Err(Error::new(format!("unable to use volume {volume} - content type needs to be 'images'")));
+        }
+        storage::check_volume_access(self.ctx, Some(self.vmid), &volume)
+    }
+
     /// Fails unless the caller may use the storage behind a drive of a request.
     pub fn check_storage(&self, drive: &Drive, default_storage: Option<&str>) -> Result<()> {
         let (ctx, key) = (self.ctx, drive.slot.to_string());
+        if let Some(source) = drive.options.text("import-from") {
+            super::import::check_source(ctx, &source, &key)?;
+        }
         if let Some(new) = drive.new_disk().filter(|_| !drive.is_cdrom()) {
             let Some(id) = new.storage.as_deref().or(default_storage) else {
                 crate::bail!("no storage ID specified (and no default storage)");

@@ -1,6 +1,6 @@
 //! Options of a request, checked and completed before anything is done with them.
 
-use super::config::{Drive, NetDevice, Slot, random_mac};
+use super::config::{Bus, Drive, NetDevice, Slot, random_mac};
 use crate::guest::input;
 use crate::lxc::cgroup;
 use crate::{Call, Context, Error, Result, access, file, storage};
@@ -66,6 +66,7 @@ fn resolve_cdrom(settings: &mut Settings) {
 fn normalise_drive(ctx: &Context, slot: Slot, text: &str) -> Result<Drive> {
     let mut drive = Drive::parse_request(slot, text)
         .map_err(|_| Error::parameter(&slot.to_string(), "unable to parse drive options"))?;
+    check_import(&drive)?;
     if matches!(drive.file.as_str(), "none" | "cdrom") && drive.options.text("media").is_none() {
         drive.options.set("media", "cdrom");
         drive = Drive::parse_request(slot, &drive.to_string())
@@ -78,6 +79,27 @@ fn normalise_drive(ctx: &Context, slot: Slot, text: &str) -> Result<Drive> {
         return Err(Error::parameter(&slot.to_string(), "explicit 'media=cdrom' is required for iso images"));
     }
     Ok(drive)
+}
+
+/// An import needs a storage, and for the state of firmware and TPM what kind it is.
+fn check_import(drive: &Drive) -> Result<()> {
+    if drive.options.text("import-from").is_none() {
+        return Ok(());
+    }
+    let refuse = |text: String| Err(Error::parameter(&drive.slot.to_string(), text));
+    if drive.new_disk().is_none_or(|new| new.size != 0) {
+        let text = "'import-from' requires special syntax - use <storage ID>:0,import-from=<source>";
+        return refuse(text.to_owned());
+    }
+    let required: &[&str] = match drive.slot.bus {
+        Bus::Efidisk => &["efitype", "pre-enrolled-keys"],
+        Bus::Tpmstate => &["version"],
+        _ => &[],
+    };
+    match required.iter().find(|key| drive.options.text(key).is_none()) {
+        Some(key) => refuse(format!("need to specify '{key}' when using 'import-from'")),
+        None => Ok(()),
+    }
 }
 
 fn with_address(ctx: &Context, key: &str, text: &str) -> Result<String> {
@@ -114,6 +136,12 @@ mod tests {
         assert_eq!(normal("ide2", "none").unwrap(), "none,media=cdrom");
         assert_eq!(normal("scsi0", "local:4,discard=on").unwrap(), "local:4,discard=on");
         assert!(normal("virtio0", "none").is_err());
+        let refused = |key: &str, text: &str| normal(key, text).unwrap_err().to_string();
+        assert!(
+            refused("scsi0", "local:4,import-from=local:1/a.raw").contains("'import-from' requires special syntax")
+        );
+        assert!(refused("efidisk0", "local:0,import-from=/a,efitype=4m").contains("specify 'pre-enrolled-keys'"));
+        assert!(normal("scsi0", "local:0,import-from=local:1/a.raw").is_ok());
         assert!(normal("ide2", "local:iso/a.iso").is_err());
     }
 

@@ -127,6 +127,9 @@ impl Update {
         }
         for (key, value) in &self.settings {
             subject.check_option(key, Some(value), old(key))?;
+            if key.starts_with("unused") {
+                subject.check_unused(key, value)?;
+            }
             if let Some(slot) = Slot::of_key(key) {
                 subject.check_storage(&Drive::parse_request(slot, value)?, None)?;
             }

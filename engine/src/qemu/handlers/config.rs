@@ -70,6 +70,9 @@ fn check_create(call: &Call, new: &Create) -> Result<()> {
     }
     for (key, value) in &new.settings {
         subject.check_option(key, Some(value), None)?;
+        if key.starts_with("unused") {
+            subject.check_unused(key, value)?;
+        }
         if let Some(slot) = Slot::of_key(key) {
             subject.check_storage(&Drive::parse_request(slot, value)?, new.storage.as_deref())?;
         }
