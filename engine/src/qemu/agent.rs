@@ -342,7 +342,10 @@ mod tests {
 
     #[test]
     fn files_are_read_in_pieces_and_closed_in_any_case() {
-        let piece = |text: &str, eof: bool| json!({"return": {"count": text.len(), "buf-b64": encode_block(text.as_bytes()), "eof": eof}});
+        let piece = |text: &str, eof: bool| {
+            let data = encode_block(text.as_bytes());
+            json!({"return": {"count": text.len(), "buf-b64": data, "eof": eof}})
+        };
         let none = json!({"return": {}});
         let answers = vec![
             json!({"return": 5}),

@@ -55,7 +55,7 @@ pub fn check(ctx: &Context, wish: &Clone) -> Result<()> {
     if guest::find(ctx, wish.target).is_some() {
         return Err(Error::new(format!("unable to create VM {}: config file already exists", wish.target)));
     }
-    Subject { ctx, vmid: wish.source, pool: None }.check_copied(part)?;
+    Subject { ctx, vmid: wish.source, pool: None, is_new: false }.check_copied(part)?;
     if let Some(storage) = part.get("vmstatestorage") {
         access::check(ctx, &format!("/storage/{storage}"), &["Datastore.AllocateSpace"])?;
     }

@@ -13,6 +13,8 @@ pub struct Subject<'a> {
     pub vmid: Vmid,
     /// The pool of a new VM.
     pub pool: Option<&'a str>,
+    /// Whether the VM is being made.
+    pub is_new: bool,
 }
 
 /// The privilege that each option needs. Those that are not listed are for root only.
@@ -78,7 +80,7 @@ impl Subject<'_> {
         match prefix {
             "unused" => return self.check(&["VM.Config.Disk"]),
             "serial" if texts().all(|text| text == "socket") => return self.check(&["VM.Config.HWType"]),
-            "serial" => crate::bail!("only root can {} '{key}' config for real devices", verb(old, value)),
+            "serial" => crate::bail!("only root can {} '{key}' config for real devices", self.verb(value)),
             "net" => return self.check_net(key, old, value),
             "ipconfig" => return self.check_cloudinit(),
             "numa" if prefix != key => return self.check(&["VM.Config.CPU"]),
@@ -118,6 +120,15 @@ impl Subject<'_> {
             }
         }
         self.check_model(None, part.get("cpu"))
+    }
+
+    /// What a request does with an option, as messages say it.
+    fn verb(&self, value: Option<&str>) -> &'static str {
+        match value {
+            None => "delete",
+            Some(_) if self.is_new => "set",
+            Some(_) => "modify",
+        }
     }
 
     /// Devices and directories of the host: others than root need a mapping that they may use, and if it is `set`, the
@@ -254,15 +265,6 @@ impl Subject<'_> {
     }
 }
 
-/// What a request does with an option, as messages say it.
-fn verb(old: Option<&str>, value: Option<&str>) -> &'static str {
-    match (old, value) {
-        (_, None) => "delete",
-        (Some(_), _) => "modify",
-        (None, _) => "set",
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -271,10 +273,10 @@ mod tests {
     fn real_devices_are_for_root() {
         let root = tempfile::tempdir().unwrap();
         let ctx = Context::for_test(root.path()).with_caller(crate::Caller::verified("joe@pve"));
-        let subject = Subject { ctx: &ctx, vmid: "100".parse().unwrap(), pool: None };
+        let subject = Subject { ctx: &ctx, vmid: "100".parse().unwrap(), pool: None, is_new: false };
         let text =
             |key: &str, value: &str| subject.check_option(key, Some(value), None).unwrap_err().message().to_owned();
-        assert_eq!(text("serial1", "/dev/ttyS0"), "only root can set 'serial1' config for real devices");
+        assert_eq!(text("serial1", "/dev/ttyS0"), "only root can modify 'serial1' config for real devices");
         assert_eq!(text("hostpci0", "01:00.0"), "only root can set 'hostpci0' config for non-mapped devices");
         assert!(text("hostpci0", "mapping=card").contains("/mapping/pci/card, Mapping.Use"));
         assert!(text("usb0", "spice").contains("VM.Config.HWType"));
@@ -297,8 +299,13 @@ mod tests {
     fn options_that_nobody_lists_are_for_root() {
         let root = tempfile::tempdir().unwrap();
         let ctx = Context::for_test(root.path());
-        let subject =
-            |ctx| Subject { ctx, vmid: "100".parse().unwrap(), pool: None }.check_option("args", Some("-x"), None);
+        let subject = |ctx| {
+            Subject { ctx, vmid: "100".parse().unwrap(), pool: None, is_new: false }.check_option(
+                "args",
+                Some("-x"),
+                None,
+            )
+        };
         assert!(subject(&ctx).is_ok());
         let other = ctx.with_caller(crate::Caller::verified("joe@pve"));
         assert_eq!(subject(&other).unwrap_err().message(), "only root can set 'args' config");

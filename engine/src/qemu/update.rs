@@ -120,7 +120,7 @@ impl Update {
     }
 
     fn check_rights(&self, ctx: &Context, vmid: Vmid, config: &GuestConfig) -> Result<()> {
-        let subject = Subject { ctx, vmid, pool: None };
+        let subject = Subject { ctx, vmid, pool: None, is_new: false };
         let old = |key: &str| config.current.get(key).or_else(|| config.pending.part.get(key));
         for key in self.delete.iter().chain(&self.revert) {
             subject.check_option(key, None, old(key))?;

@@ -55,7 +55,7 @@ pub fn create(call: &Call) -> Result<Reply> {
 
 fn check_create(call: &Call, new: &Create) -> Result<()> {
     let ctx = call.ctx;
-    let subject = Subject { ctx, vmid: new.vmid, pool: new.pool.as_deref() };
+    let subject = Subject { ctx, vmid: new.vmid, pool: new.pool.as_deref(), is_new: true };
     if let Some(pool) = &new.pool
         && !access::config(ctx)?.pools.contains_key(pool)
     {
