@@ -45,6 +45,12 @@ fn row(config: &StorageConfig, id: &str, entry: &Entry) -> Value {
 }
 
 fn typed(kind: &str, key: &str, text: &str) -> Value {
+    if key == "content-dirs" {
+        // PVE answers the map that it has read. (PVE: Plugin.pm, decode_value)
+        let pairs =
+            split_list(text).into_iter().filter_map(|item| item.split_once('=').map(|(a, b)| (a.to_owned(), json!(b))));
+        return Value::Object(pairs.collect());
+    }
     let as_text = || Value::String(text.to_owned());
     match option_schema(kind, key).and_then(|schema| schema.kind) {
         Some(contract::Kind::Boolean) => {
