@@ -3,6 +3,7 @@
 //! The list of updates is kept in a file of PVE's until apt or dpkg has changed something.
 
 mod query;
+mod repositories;
 
 use super::version::{RELEASE, REPOID, VERSION};
 use crate::registry::{Binding, get, post};
@@ -17,6 +18,8 @@ use std::time::{Duration, SystemTime};
 /// The methods of this area.
 pub const METHODS: &[Binding] = &[
     get("/nodes/{node}/apt/changelog", changelog),
+    get("/nodes/{node}/apt/repositories", repositories::list),
+    post("/nodes/{node}/apt/repositories", repositories::change),
     get("/nodes/{node}/apt/update", updates),
     post("/nodes/{node}/apt/update", refresh),
     get("/nodes/{node}/apt/versions", versions),
