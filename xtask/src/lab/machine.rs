@@ -93,12 +93,18 @@ impl Machine {
         if restored { self.arrive() } else { Ok(()) }
     }
 
-    /// After the state of another run: it is later now, and cards of two machines on one cable must differ.
+    /// After the state of another run: it is later now, and cards of two machines on one cable must differ. The way in
+    /// gets the address, too, that it has after the next boot: the network behind it learns one from questions only,
+    /// and nobody asks after a boot.
     fn arrive(&self) -> Outcome {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs();
         let mut script = format!("date -u -s @{now} >/dev/null\n");
-        for (at, (card, _)) in CARDS.iter().enumerate().skip(1) {
+        for (at, (card, _)) in CARDS.iter().enumerate() {
             script += &format!("ip link set dev {card} address {}\n", self.hardware_address(at));
+            if at == 0 {
+                script += &format!("ip neigh flush dev {card}\n");
+                continue;
+            }
             // LACP joins only cards that know their speed.
             script += &format!("ethtool -s {card} speed 1000 duplex full\n");
         }
