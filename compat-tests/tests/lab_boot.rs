@@ -68,13 +68,23 @@ fn make_guests(machine: &Machine) {
     machine.put(&sector, "/root/sector");
 
     machine.tool("qm create 100 --name small --memory 32 --kvm 0 --serial0 socket --onboot 1 --startup order=1,down=1");
-    machine.tool("qm set 100 --scsi0 local:0.01 --boot order=scsi0");
-    machine.sh("dd if=/root/sector of=$(pvesm path local:100/vm-100-disk-0.raw) conv=notrunc status=none");
+    // Its disks are logical volumes, which nobody but a start makes active. A thin one stays so.
+    machine.sh("vgcreate -q labvg /dev/disk/by-id/virtio-lab1; lvcreate -q --type thin-pool -L 1G -n data labvg
+        pvesm add lvmthin thin --vgname labvg --thinpool data --content images
+        pvesm add lvm thick --vgname labvg --content images");
+    machine.tool("qm set 100 --scsi0 thin:0.01 --scsi1 thick:0.01 --boot order=scsi0");
+    machine.sh("lvchange -ay -K labvg/vm-100-disk-0
+        dd if=/root/sector of=$(pvesm path thin:vm-100-disk-0) conv=notrunc,fdatasync status=none
+        lvchange -an labvg/vm-100-disk-0 labvg/vm-100-disk-1");
     for (vmid, more) in [("101", "--onboot 1 --startup order=2"), ("102", "")] {
         let create = format!("pct create {vmid} local:vztmpl/busybox.tar.gz --rootfs local:0.1 --ostype unmanaged");
         machine
             .tool(&format!("{create} --hostname c{vmid} --memory 96 --swap 0 --cpulimit 0.5 --unprivileged 1 {more}"));
     }
+    machine.tool("qm start 100");
+    assert_eq!(active_disks(machine), 2);
+    machine.tool("qm stop 100");
+    assert_eq!(active_disks(machine), 1);
     machine.tool("qm start 100");
     machine.tool("pct start 101");
     assert!(machine.tool("qm status 100").contains("running"));
@@ -84,6 +94,12 @@ fn make_guests(machine: &Machine) {
             machine.run(&["timeout", "10", "socat", "-u", "UNIX-CONNECT:/var/run/qemu-server/100.serial0", "-"]);
         heard.stdout.contains(WORDS).then_some(())
     });
+}
+
+/// How many of the machine's logical volumes that belong to guests are active.
+fn active_disks(machine: &Machine) -> usize {
+    let list = machine.sh("lvs --noheadings -o lv_name,lv_active labvg");
+    list.lines().filter(|line| line.contains("vm-100-") && line.trim_end().ends_with(" active")).count()
 }
 
 fn container_is_held_by_its_limits(machine: &Machine) {
@@ -110,6 +126,7 @@ fn guests_came_back_in_order(machine: &Machine) {
         (runs("qm status 100") && runs("pct status 101")).then_some(())
     });
     assert!(machine.tool("pct status 102").contains("stopped"));
+    assert_eq!(active_disks(machine), 2);
     let tasks = machine.get(&format!("/nodes/{HOSTNAME}/tasks --source all"));
     let of = |kind: &str| -> Vec<&Value> {
         let all = tasks.as_array().unwrap().iter().filter(|task| task["type"] == kind);
@@ -129,6 +146,7 @@ fn package_goes_without_a_trace(machine: &Machine) {
     machine.tool("qm destroy 100");
     machine.tool("pct destroy 101");
     machine.tool("pct destroy 102");
+    assert_eq!(machine.sh("lvs --noheadings -o lv_name labvg").trim(), "data");
     machine.sh("dpkg --purge ferrovisor");
     assert_eq!(machine.sh("systemctl list-unit-files --no-legend 'pve*'"), "");
     assert_eq!(machine.sh("ls -d /etc/pve /usr/bin/qm /usr/bin/pvesm /var/log/pve 2>/dev/null || true"), "");
