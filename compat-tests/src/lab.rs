@@ -1,6 +1,7 @@
 //! Machines of the lab, as `cargo xtask lab` runs them: Debian 12 with our package, cables between them that can be pulled.
 //!
-//! A test takes a [`Machine`] of its own, which goes on within seconds from one that has booted; it ends when it is dropped.
+//! A test takes a [`Machine`] of its own, which goes on within seconds from one that has booted; it ends when it is dropped,
+//! unless the test fails and `COMPAT_LAB_KEEP` is set: then `cargo xtask lab shell` looks at what is left.
 //! Where the lab cannot be had the test is skipped with the reason.
 
 use crate::{Client, Ran, skip};
@@ -117,6 +118,9 @@ impl Machine {
 
 impl Drop for Machine {
     fn drop(&mut self) {
+        if std::thread::panicking() && std::env::var_os("COMPAT_LAB_KEEP").is_some() {
+            return;
+        }
         lab(&["stop", &self.name]);
     }
 }
