@@ -49,10 +49,10 @@ const TYPES: &[&str] = &[
     "smb qcow2 snapshot template",
 ];
 
-/// Runs a script with arguments.
+/// Runs a script with arguments and shows what it says.
 #[track_caller]
 fn script(machine: &Machine, arguments: &str, script: &str) {
-    machine.sh(&format!("cd /root\nset -- {arguments}\nset -x\n{script}"));
+    println!("{}", machine.sh(&format!("cd /root\nset -- {arguments}\nset -x\n{script}")));
 }
 
 #[test]
