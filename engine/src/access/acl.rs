@@ -79,6 +79,11 @@ impl AclNode {
         path::components(path).try_fold(self, |node, part| node.children.get(part))
     }
 
+    /// The names of what is just below this node.
+    pub fn children(&self) -> impl Iterator<Item = &str> {
+        self.children.keys().map(String::as_str)
+    }
+
     /// The node of a normalised path below this one; made if it is not there.
     fn make(&mut self, path: &str) -> &mut AclNode {
         path::components(path).fold(self, |node, part| node.children.entry(part.to_owned()).or_default())

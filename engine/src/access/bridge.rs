@@ -13,6 +13,19 @@ pub fn check_bridge(ctx: &Context, bridge: &str, tag: Option<&str>, trunks: Opti
     vlans.iter().try_for_each(|vlan| super::check(ctx, &format!("{path}/{vlan}"), &["SDN.Use"]))
 }
 
+/// Whether the caller may know of a bridge: by a right on it, or on one of its VLANs.
+/// (PVE: pve-access-control PVE/RPCEnvironment.pm, check_sdn_bridge)
+pub fn sees_bridge(ctx: &Context, bridge: &str) -> bool {
+    const SEEING: [&str; 2] = ["SDN.Audit", "SDN.Use"];
+    let path = format!("/sdn/zones/localnetwork/{bridge}");
+    if super::has_any(ctx, &path, &SEEING) {
+        return true;
+    }
+    let Ok(config) = super::config(ctx) else { return false };
+    let mut vlans = config.acl.find(&path).into_iter().flat_map(super::acl::AclNode::children);
+    vlans.any(|vlan| super::has_any(ctx, &format!("{path}/{vlan}"), &SEEING))
+}
+
 /// All VLANs of `tag` and of `trunks`, such as `5;10-12`. Texts that are no numbers stay: nobody has a right on them
 /// but those who may use the whole bridge.
 fn vlans(tag: Option<&str>, trunks: Option<&str>) -> BTreeSet<String> {
@@ -47,6 +60,9 @@ mod tests {
         assert!(may("joe@pve", Some("5"), None) && may("joe@pve", None, Some("5")));
         assert!(!may("joe@pve", None, None) && !may("joe@pve", Some("6"), None));
         assert!(!may("joe@pve", Some("5"), Some("4-6")));
+        let sees = |user: &str, bridge| sees_bridge(&ctx.with_caller(Caller::verified(user)), bridge);
+        assert!(sees("joe@pve", "vmbr0") && sees("ann@pve", "vmbr0"));
+        assert!(!sees("joe@pve", "vmbr1") && !sees("ann@pve", "vmbr1"));
         assert!(may("ann@pve", None, None) && may("ann@pve", Some("6"), Some("10-12;7")));
         assert_eq!(Vec::from_iter(vlans(None, Some("10-12;7;9-8"))), ["10", "11", "12", "7", "9"]);
     }

@@ -34,7 +34,7 @@ mod user_config;
 mod view;
 pub mod vnc_ticket;
 
-pub use bridge::check_bridge;
+pub use bridge::{check_bridge, sees_bridge};
 pub use crypt::hash as hash_password;
 pub use identity::{TokenId, UserId};
 pub use method::check_method;

@@ -27,7 +27,7 @@ fn list(call: &Call) -> Result<Reply> {
         .ifaces
         .iter()
         .filter(|(name, iface)| name.as_str() != "lo" && matches_filter(filter.as_deref(), iface))
-        .filter(|(name, iface)| !is_bridge(iface) || may_see(call.ctx, name));
+        .filter(|(name, iface)| !is_bridge(iface) || access::sees_bridge(call.ctx, name));
     let rows: Vec<Value> = rows.map(|(name, iface)| Value::Object(row(call.ctx, &config, name, iface, true))).collect();
     let mut reply = Reply::from(Value::Array(rows));
     reply.changes = edit::changes(call.ctx)?;
@@ -115,10 +115,4 @@ fn matches_filter(filter: Option<&str>, iface: &Iface) -> bool {
         Some("any_bridge" | "any_local_bridge") => is_bridge(iface),
         Some(kind) => iface.kind == kind,
     }
-}
-
-/// A bridge is seen by those who may look at it or use it. (PVE: check_sdn_bridge)
-fn may_see(ctx: &Context, bridge: &str) -> bool {
-    let path = format!("/sdn/zones/localnetwork/{bridge}");
-    access::check_any(ctx, &path, &["SDN.Audit", "SDN.Use"]).is_ok()
 }

@@ -75,15 +75,19 @@ fn names() -> Vec<&'static str> {
 
 /// One answer for each name; empty ones when systemd does not answer.
 fn units(ctx: &Context, names: &[&str]) -> Vec<Unit> {
-    let tool = Tool::new("systemctl").args(["show", "--property", PROPERTIES, "--"]).args(names.iter().copied());
+    let tool =
+        Tool::new("systemctl").args(["show", "--all", "--property", PROPERTIES, "--"]).args(names.iter().copied());
     let text = tool.within(QUESTION).read(ctx).unwrap_or_default();
-    let mut units: Vec<Unit> = text.split("\n\n").map(unit).collect();
+    let mut units: Vec<Unit> = Vec::new();
+    // Each unit has all properties in the same order, so one that comes again begins the next.
+    for (key, value) in text.lines().filter_map(|line| line.split_once('=')) {
+        match units.last_mut() {
+            Some(unit) if !unit.contains_key(key) => drop(unit.insert(key.into(), value.into())),
+            _ => units.push(Unit::from_iter([(key.into(), value.into())])),
+        }
+    }
     units.resize(names.len(), Unit::new());
     units
-}
-
-fn unit(text: &str) -> Unit {
-    text.lines().filter_map(|line| line.split_once('=')).map(|(key, value)| (key.into(), value.into())).collect()
 }
 
 fn row(name: &str, unit: &Unit) -> Value {
@@ -127,7 +131,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let script = Script::new();
         let text = "Type=simple\nResult=success\nDescription=NTP client\nLoadState=loaded\nActiveState=active\n\
-            SubState=running\nUnitFileState=enabled\n\nType=\nResult=success\nDescription=corosync.service\n\
+            SubState=running\nUnitFileState=enabled\nType=\nResult=success\nDescription=corosync.service\n\
             LoadState=not-found\nActiveState=inactive\nSubState=dead\nUnitFileState=\n";
         script.answer("systemctl show", text);
         let ctx = script.context(directory.path());
@@ -139,7 +143,7 @@ mod tests {
                 "unit-state": "enabled", "active-state": "active"})
         );
         assert_eq!(rows[1]["unit-state"], "not-found");
-        assert!(script.take().starts_with("systemctl show --property Description,LoadState"));
+        assert!(script.take().starts_with("systemctl show --all --property Description,LoadState"));
         let one = Unit::from_iter(
             [("SubState", "dead"), ("Type", "oneshot"), ("Result", "exit-code")].map(|(k, v)| (k.into(), v.into())),
         );

@@ -25,8 +25,8 @@ pub const METHODS: &[Binding] = &[
     get("/nodes/{node}/apt/versions", versions),
 ];
 
-/// What changes when there may be other updates; the machine's, wherever the node lies.
-const CHANGED: [&str; 2] = ["/var/cache/apt/pkgcache.bin", "/var/lib/dpkg/status"];
+/// What changes when there may be other updates; the machine's, wherever the node lies. A machine may have no cache.
+const CHANGED: [&str; 3] = ["/var/lib/dpkg/status", "/var/lib/apt/lists", "/var/cache/apt/pkgcache.bin"];
 
 /// Packages that people ask about when something does not work, if they are installed.
 const OPTIONAL: [&str; 14] = [
@@ -61,7 +61,7 @@ fn updates(call: &Call) -> Result<Reply> {
     let modified = |path: &Path| path.metadata().and_then(|metadata| metadata.modified()).ok();
     let cached = modified(&cache(call.ctx));
     let is_fresh =
-        |cached: &SystemTime| CHANGED.iter().all(|path| modified(Path::new(path)).is_some_and(|t| t <= *cached));
+        |cached: &SystemTime| CHANGED.iter().all(|path| modified(Path::new(path)).is_none_or(|time| time <= *cached));
     if cached.as_ref().is_some_and(is_fresh)
         && let Some(list) = read_cache(call.ctx)
     {
@@ -81,7 +81,8 @@ fn find_updates(ctx: &Context) -> Result<Value> {
     let chosen: Vec<Installed> =
         known.into_iter().filter(|package| package.wanted == 'i' && !"nc".contains(package.state)).collect();
     let names: Vec<String> = chosen.iter().map(|package| package.name.clone()).collect();
-    let candidates = query::candidates(ctx, &names)?;
+    let origins = query::known_origins(ctx)?;
+    let candidates = query::candidates(ctx, &names, &origins)?;
     let mut found: Vec<(String, Option<String>, Candidate)> = Vec::new();
     for package in &chosen {
         let Some((name, candidate)) = candidate_of(&candidates, &package.name) else { continue };
@@ -92,7 +93,7 @@ fn find_updates(ctx: &Context) -> Result<Value> {
     if !found.is_empty() {
         let present: HashSet<&str> = chosen.iter().map(|package| bare(&package.name)).collect();
         let new: Vec<String> = query::additions(ctx).into_keys().filter(|name| !present.contains(bare(name))).collect();
-        let candidates = query::candidates(ctx, &new)?;
+        let candidates = query::candidates(ctx, &new, &origins)?;
         found.extend(new.into_iter().filter_map(|name| {
             let candidate = candidate_of(&candidates, &name)?.1.clone();
             Some((name, None, candidate))
@@ -134,23 +135,19 @@ fn bare(name: &str) -> &str {
 
 /// A package as clients see it.
 fn describe(name: &str, record: Option<&Record>, old: Option<&str>, candidate: &Candidate) -> Map<String, Value> {
-    let get = |key: &str| record.and_then(|record| record.get(key)).cloned();
-    let description = get("Description-en").or_else(|| get("Description"));
-    let (title, text) = match description.as_deref().map(|text| text.split_once('\n').unwrap_or((text, ""))) {
-        Some((title, text)) => (Some(title), Some(text.strip_prefix(' ').unwrap_or(text).replace("\n ", " "))),
-        None => (None, None),
-    };
+    let get = |key: &str| record.and_then(|record| record.get(key)).map(String::as_str);
+    let description = get("Description-en").or_else(|| get("Description")).unwrap_or_default();
+    let (title, text) = description.split_once('\n').unwrap_or((description, ""));
     let mut row = Map::new();
+    // Clients with types want texts, also where nothing is known.
     let mut set = |key: &str, value: Value| drop(row.insert(key.to_owned(), value));
     set("Package", json!(name));
     set("Title", json!(title));
     set("Origin", json!(candidate.origin.as_deref().unwrap_or("unknown")));
-    if let Some(text) = text {
-        set("Description", json!(text));
-    }
-    set("Section", json!(get("Section")));
-    set("Arch", json!(get("Architecture")));
-    set("Priority", json!(get("Priority")));
+    set("Description", json!(text.strip_prefix(' ').unwrap_or(text).replace("\n ", " ")));
+    set("Section", json!(get("Section").unwrap_or_default()));
+    set("Arch", json!(get("Architecture").unwrap_or("all")));
+    set("Priority", json!(get("Priority").unwrap_or_default()));
     set("Version", json!(candidate.version));
     if let Some(old) = old {
         set("OldVersion", json!(old));
@@ -219,7 +216,7 @@ fn versions(call: &Call) -> Result<Reply> {
     names.sort();
     let installed: HashMap<String, Installed> =
         query::installed(call.ctx)?.into_iter().map(|package| (bare(&package.name).to_owned(), package)).collect();
-    let candidates = query::candidates(call.ctx, &names)?;
+    let candidates = query::candidates(call.ctx, &names, &query::known_origins(call.ctx)?)?;
     let records = query::records(
         call.ctx,
         &Vec::from_iter(candidates.iter().map(|(name, candidate)| (name.clone(), candidate.version.clone()))),

@@ -4,8 +4,8 @@ use crate::tool::{QUESTION, Tool};
 use crate::{Context, Result};
 use std::collections::{BTreeMap, HashMap};
 
-/// How many names one command gets.
-const CHUNK: usize = 400;
+/// How many names one command gets. apt may have to read all its lists anew for each command, so there should be few.
+const CHUNK: usize = 4000;
 
 /// A package that dpkg knows.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,13 +47,20 @@ pub fn installed(ctx: &Context) -> Result<Vec<Installed>> {
     Ok(text.lines().filter_map(line).collect())
 }
 
+/// From each line that names a package file to the origin that its release states.
+pub struct Origins(HashMap<String, String>);
+
+/// Where packages can come from.
+pub fn known_origins(ctx: &Context) -> Result<Origins> {
+    Ok(Origins(origins(&Tool::new("apt-cache").arg("policy").within(QUESTION).read(ctx)?)))
+}
+
 /// What apt would install, by name as asked, without the machine's own architecture.
-pub fn candidates(ctx: &Context, names: &[String]) -> Result<HashMap<String, Candidate>> {
-    let origins = origins(&Tool::new("apt-cache").arg("policy").within(QUESTION).read(ctx)?);
+pub fn candidates(ctx: &Context, names: &[String], origins: &Origins) -> Result<HashMap<String, Candidate>> {
     let mut found = HashMap::new();
     for names in names.chunks(CHUNK) {
         let tool = Tool::new("apt-cache").args(["policy", "--"]).args(names.iter().cloned());
-        found.extend(policies(&tool.within(QUESTION).read(ctx)?, &origins));
+        found.extend(policies(&tool.within(QUESTION).read(ctx)?, &origins.0));
     }
     Ok(found)
 }
@@ -109,7 +116,7 @@ pub fn records(ctx: &Context, wanted: &[(String, String)]) -> Result<HashMap<Str
         let names = wanted.iter().map(|(name, version)| format!("{name}={version}"));
         let tool = Tool::new("apt-cache").args(["show", "--no-all-versions", "--"]).args(names);
         // One that is unknown is no reason to lose the others.
-        for record in tool.within(QUESTION).end(ctx)?.stdout.split("\n\n").map(record) {
+        for record in split_records(&tool.within(QUESTION).end(ctx)?.stdout) {
             if let Some(name) = record.get("Package").cloned() {
                 found.entry(name).or_insert(record);
             }
@@ -118,10 +125,16 @@ pub fn records(ctx: &Context, wanted: &[(String, String)]) -> Result<HashMap<Str
     Ok(found)
 }
 
-fn record(text: &str) -> Record {
-    let mut record = Record::new();
+/// Each record begins with its package; blank lines between them may be missing.
+fn split_records(text: &str) -> Vec<Record> {
+    let mut records: Vec<Record> = Vec::new();
     let mut last: Option<String> = None;
     for line in text.lines() {
+        if line.starts_with("Package:") {
+            records.push(Record::new());
+            last = None;
+        }
+        let Some(record) = records.last_mut() else { continue };
         if line.starts_with([' ', '\t']) {
             if let Some(value) = last.as_ref().and_then(|key| record.get_mut(key)) {
                 value.push('\n');
@@ -132,7 +145,7 @@ fn record(text: &str) -> Record {
             last = Some(key.to_owned());
         }
     }
-    record
+    records
 }
 
 /// Packages that an upgrade would add, with their versions. Nothing when apt cannot say.
@@ -169,8 +182,10 @@ mod tests {
 
     #[test]
     fn records_keep_the_lines_of_a_description() {
-        let record = record("Package: bash\nVersion: 1\nDescription-en: a shell\n first\n .\n second\n");
-        assert_eq!(record["Description-en"], "a shell\n first\n .\n second");
-        assert_eq!(record["Package"], "bash");
+        let text =
+            "Package: bash\nVersion: 1\nDescription-en: a shell\n first\n .\n second\nPackage: zip\nVersion: 2\n";
+        let records = split_records(text);
+        assert_eq!(records[0]["Description-en"], "a shell\n first\n .\n second");
+        assert_eq!((records[0]["Package"].as_str(), records[1]["Version"].as_str()), ("bash", "2"));
     }
 }

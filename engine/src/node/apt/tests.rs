@@ -30,7 +30,7 @@ fn machine() -> Arc<Script> {
     script.answer(
         "apt-cache show",
         "Package: bash\nVersion: 5.2-2\nSection: shells\nPriority: required\nArchitecture: amd64\n\
-         Description-en: a shell\n It reads\n .\n and runs.\n\nPackage: libnew\nVersion: 1.0\nArchitecture: all\n",
+         Description-en: a shell\n It reads\n .\n and runs.\nPackage: libnew\nVersion: 1.0\nArchitecture: all\n",
     )
 }
 
