@@ -3,6 +3,7 @@
 use crate::storage::{self, Content, VolumeId};
 use crate::{Context, Error, Result};
 use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 
 /// Fails unless each line is a public key as OpenSSH keeps them in `authorized_keys`. The text may be percent-encoded.
 /// (PVE: pve-common PVE/Tools.pm, validate_ssh_public_keys)
@@ -26,18 +27,19 @@ fn is_public_key(line: &str) -> bool {
     })
 }
 
-/// Fails unless a volume is a snippet that can be run. (PVE: pve-guest-common PVE/GuestHelpers.pm, check_hookscript)
-pub fn check_hookscript(ctx: &Context, volume: &str) -> Result<()> {
+/// The file of a volume that is a snippet and can be run. (PVE: pve-guest-common PVE/GuestHelpers.pm, check_hookscript)
+pub fn check_hookscript(ctx: &Context, volume: &str) -> Result<PathBuf> {
     let id: VolumeId = volume.parse().map_err(Error::new)?;
     if storage::describe(ctx, &id)?.content != Content::Snippets {
         crate::bail!("'{volume}' is not in the snippets directory");
     }
-    match std::fs::metadata(storage::path(ctx, &id)?).ok().filter(std::fs::Metadata::is_file) {
+    let path = storage::path(ctx, &id)?;
+    match std::fs::metadata(&path).ok().filter(std::fs::Metadata::is_file) {
         None => Err(Error::new(format!("script '{volume}' does not exist"))),
         Some(file) if file.permissions().mode() & 0o111 == 0 => {
             Err(Error::new(format!("script '{volume}' is not executable")))
         }
-        Some(_) => Ok(()),
+        Some(_) => Ok(path),
     }
 }
 

@@ -4,6 +4,7 @@
 //! lock ([`crate::lock::guest`]) and change the file through [`update`] as well.
 
 pub mod input;
+pub mod purge;
 pub mod startup;
 pub mod tags;
 

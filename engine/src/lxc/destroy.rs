@@ -76,6 +76,7 @@ pub fn destroy(task: &Task, runtime: &dyn Runtime, vmid: Vmid, options: Destroy)
     remove_file(&ctx.root.etc_pve(&format!("firewall/{vmid}.fw")))?;
     if options.purge {
         task.log(format!("purging CT {vmid} from related configurations.."));
+        guest::purge::backup_jobs(ctx, vmid)?;
     }
     // Last, so that the number cannot be used again while something of the old guest exists.
     guest::remove(ctx, GuestKind::Lxc, vmid)

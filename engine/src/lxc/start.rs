@@ -68,10 +68,10 @@ pub fn start(task: &Task, runtime: &dyn Runtime, vmid: Vmid, options: Start) -> 
             [runtime.kill(vmid), stop::clean_up(ctx, vmid)].into_iter().filter_map(Result::err).collect();
         return Err(error.with_cleanup_failures(&failures));
     }
-    hook::run(ctx, vmid, &part, "post-start", |line| task.log(line)).or_else(|error| {
-        task.warn(error.message());
-        Ok(())
-    })
+    if let Err(error) = hook::run(ctx, vmid, &part, "post-start", |line| task.log(line)) {
+        task.log(error.message());
+    }
+    Ok(())
 }
 
 /// liblxc has attached the links; VLANs, speed and cable are set here.

@@ -37,7 +37,7 @@ pub fn stop(task: &Task, runtime: &dyn Runtime, vmid: Vmid, how: Stop) -> Result
         return clean_up(ctx, vmid);
     };
     let part = guest::load(ctx, GuestKind::Lxc, vmid)?.current;
-    hook::run(ctx, vmid, &part, "pre-stop", |line| task.log(line)).unwrap_or_else(|error| task.warn(error.message()));
+    hook::run(ctx, vmid, &part, "pre-stop", |line| task.log(line)).unwrap_or_else(|error| task.log(error.message()));
     match how {
         Stop::Kill => runtime.kill(vmid)?,
         Stop::Shutdown { patience, then_kill } => {
@@ -58,7 +58,7 @@ pub fn stop(task: &Task, runtime: &dyn Runtime, vmid: Vmid, how: Stop) -> Result
     clean_up(ctx, vmid)?;
     deactivate_volumes(task, vmid, &part)?;
     update::apply_all_pending(ctx, vmid, |text| task.warn(text))?;
-    hook::run(ctx, vmid, &part, "post-stop", |line| task.log(line)).unwrap_or_else(|error| task.warn(error.message()));
+    hook::run(ctx, vmid, &part, "post-stop", |line| task.log(line)).unwrap_or_else(|error| task.log(error.message()));
     Ok(())
 }
 

@@ -77,6 +77,7 @@ pub fn destroy(task: &Task, vmid: Vmid, how: &Destroy) -> Result<()> {
     clone::remove_firewall(ctx, vmid)?;
     if how.purge {
         task.log(format!("purging VM {vmid} from related configurations.."));
+        guest::purge::backup_jobs(ctx, vmid)?;
     }
     files::remove_leftovers(ctx, vmid)?;
     guest::remove(ctx, GuestKind::Qemu, vmid)

@@ -105,7 +105,7 @@ pub fn start_locked(task: &Task, vmid: Vmid, how: &Start) -> Result<()> {
         return Err(error.with_cleanup_failures(&stop::kill(ctx, vmid).err().into_iter().collect::<Vec<_>>()));
     }
     if let Err(error) = stop::hook(task, &vm, "post-start") {
-        task.warn(error.message());
+        task.log(error.message());
     }
     Ok(())
 }

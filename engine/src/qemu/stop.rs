@@ -41,7 +41,9 @@ pub fn stop_locked(task: &Task, vmid: Vmid, how: &Stop) -> Result<()> {
     let vm = Vm::new(vmid, &config.current);
     let down = vm.text("startup").and_then(|text| text.parse::<Startup>().ok()).and_then(|startup| startup.down);
     let seconds = how.timeout.or(down.filter(|_| how.shutdown)).unwrap_or(60);
-    hook(task, &vm, "pre-stop")?;
+    if let Err(error) = hook(task, &vm, "pre-stop") {
+        task.log(error.message());
+    }
     let ended = match ask_to_end(ctx, &vm, &config, how.shutdown) {
         Ok(()) => wait_for_end(process, Duration::from_secs(seconds))?,
         Err(error) if !process.is_alive() => {
@@ -65,7 +67,7 @@ pub fn stop_locked(task: &Task, vmid: Vmid, how: &Stop) -> Result<()> {
     }
     after_end(task, vmid)?;
     if let Err(error) = hook(task, &vm, "post-stop") {
-        task.warn(error.message());
+        task.log(error.message());
     }
     Ok(())
 }
@@ -163,9 +165,8 @@ fn deactivate_volumes(task: &Task, vmid: Vmid) -> Result<()> {
 /// Runs the VM's hook script for a phase, if it has one. (PVE: pve-guest-common PVE/GuestHelpers.pm, exec_hookscript)
 pub fn hook(task: &Task, vm: &Vm, phase: &str) -> Result<()> {
     let Some(script) = vm.text("hookscript") else { return Ok(()) };
-    let volume = script.parse().map_err(Error::new)?;
-    let path = crate::storage::path(task.ctx, &volume)?;
-    task.command(&path.to_string_lossy(), &[vm.vmid.to_string().as_str(), phase])
+    guest::input::check_hookscript(task.ctx, script)
+        .and_then(|path| task.command(&path.to_string_lossy(), &[vm.vmid.to_string().as_str(), phase]))
         .map_err(|error| error.context(format!("hookscript error for {} on {phase}", vm.vmid)))
 }
 
