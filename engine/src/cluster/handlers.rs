@@ -44,7 +44,7 @@ fn no_cluster_nodes(_call: &Call) -> Result<Reply> {
 
 /// A node on its own has no settings of the cluster's messages.
 fn no_totem(_call: &Call) -> Result<Reply> {
-    Ok(Reply::null())
+    Ok(Reply::from(json!({})))
 }
 
 /// A node on its own has no quorum device.

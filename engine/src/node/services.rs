@@ -95,19 +95,18 @@ fn row(name: &str, unit: &Unit) -> Value {
     let mut row = Map::new();
     row.insert("service".into(), json!(name));
     row.insert("name".into(), json!(name));
-    row.insert("desc".into(), json!(unit.get("Description")));
+    // As systemd does where it knows no better.
+    row.insert("desc".into(), json!(unit.get("Description").map_or(name, String::as_str)));
     let state = match (get("SubState"), get("Type"), get("Result")) {
         // A service of one shot that has ended is as good as its result.
         (Some("dead"), Some("oneshot"), Some(result)) => result,
         (state, ..) => state.unwrap_or("unknown"),
     };
     row.insert("state".into(), json!(state));
-    if !unit.is_empty() {
-        let is_missing = get("LoadState") == Some("not-found");
-        let file = if is_missing { "not-found" } else { get("UnitFileState").unwrap_or("unknown") };
-        row.insert("unit-state".into(), json!(file));
-        row.insert("active-state".into(), json!(get("ActiveState").unwrap_or("unknown")));
-    }
+    let is_missing = get("LoadState") == Some("not-found");
+    let file = if is_missing { "not-found" } else { get("UnitFileState").unwrap_or("unknown") };
+    row.insert("unit-state".into(), json!(file));
+    row.insert("active-state".into(), json!(get("ActiveState").unwrap_or("unknown")));
     Value::Object(row)
 }
 
@@ -158,7 +157,11 @@ mod tests {
         let ctx = script.context(directory.path());
         assert_eq!(ask(&ctx, Verb::Get, "", "").unwrap(), json!([]));
         let state = ask(&ctx, Verb::Get, "/{service}/state", "cron").unwrap();
-        assert_eq!(state, json!({"service": "cron", "name": "cron", "desc": null, "state": "unknown"}));
+        assert_eq!(
+            state,
+            json!({"service": "cron", "name": "cron", "desc": "cron", "state": "unknown",
+                "unit-state": "unknown", "active-state": "unknown"})
+        );
     }
 
     #[test]
