@@ -149,5 +149,5 @@ fn package_goes_without_a_trace(machine: &Machine) {
     assert_eq!(machine.sh("lvs --noheadings -o lv_name labvg").trim(), "data");
     machine.sh("dpkg --purge ferrovisor");
     assert_eq!(machine.sh("systemctl list-unit-files --no-legend 'pve*' || true"), "");
-    assert_eq!(machine.sh("ls -d /etc/pve /usr/bin/qm /usr/bin/pvesm /var/log/pve 2>/dev/null || true"), "");
+    assert_eq!(machine.sh("ls -d /etc/pve /usr/bin/qm /var/log/pve /var/lib/ferrovisor 2>/dev/null || true"), "");
 }
