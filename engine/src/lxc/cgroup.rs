@@ -102,6 +102,15 @@ pub fn monitor_group(ctx: &Context, vmid: Vmid) -> String {
     format!("lxc.monitor/{}{vmid}", root_tag(ctx))
 }
 
+/// The processes of a container's monitor; none when it does not run or no hierarchy tells.
+pub fn monitor_processes(ctx: &Context, vmid: Vmid) -> Vec<u32> {
+    let group = monitor_group(ctx, vmid);
+    let hierarchies = Hierarchies::of_host().unwrap_or_default();
+    let lists = hierarchies.roots().into_iter().map(|root| root.join(&group).join("cgroup.procs"));
+    let list = lists.filter_map(|file| fs::read_to_string(file).ok()).find(|list| !list.is_empty());
+    list.unwrap_or_default().lines().filter_map(|line| line.parse().ok()).collect()
+}
+
 fn root_tag(ctx: &Context) -> String {
     let prefix = ctx.root.prefix().as_os_str();
     if prefix.is_empty() {

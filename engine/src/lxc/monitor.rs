@@ -3,6 +3,7 @@
 //! One connection per question, without reading the container's configuration, so that a list of many containers stays
 //! cheap. The socket's name and messages are liblxc's. (liblxc: commands.h, commands_utils.c; PVE: LXC/Command.pm)
 
+use super::cgroup;
 use crate::process::ProcessId;
 use crate::{Context, Vmid};
 use std::io::{self, Read, Write};
@@ -49,7 +50,7 @@ pub fn init(ctx: &Context, vmid: Vmid) -> Option<ProcessId> {
     let pid = match ask_for_init(&mut stream) {
         Ok(answer) => answer?,
         // It is there and does not answer: its container must not pass for one that does not run.
-        Err(_) => child_of_peer(&stream)?,
+        Err(_) => child_of_monitor(ctx, vmid, &stream)?,
     };
     ProcessId::of(pid)
 }
@@ -68,11 +69,17 @@ fn ask_for_init(stream: &mut UnixStream) -> io::Result<Option<u32>> {
     Ok(u32::try_from(pid).ok().filter(|pid| result >= 0 && *pid > 0))
 }
 
-/// The first child of the process that listens at the other end: a monitor's only child is its container's init. None
-/// when that process has just ended.
-fn child_of_peer(stream: &UnixStream) -> Option<u32> {
-    let monitor = rustix::net::sockopt::socket_peercred(stream).ok()?.pid.as_raw_nonzero();
-    let threads = std::fs::read_dir(format!("/proc/{monitor}/task")).ok()?.flatten();
+/// The first child of the monitor, whose only child is its container's init. The socket was opened by the process that
+/// started the container, before it made the monitor; so the monitor's control group is asked first. None when the
+/// monitor has just ended.
+fn child_of_monitor(ctx: &Context, vmid: Vmid, stream: &UnixStream) -> Option<u32> {
+    let opener = rustix::net::sockopt::socket_peercred(stream).ok().map(|peer| peer.pid.as_raw_nonzero().get());
+    let opener = opener.and_then(|pid| u32::try_from(pid).ok());
+    cgroup::monitor_processes(ctx, vmid).into_iter().chain(opener).find_map(first_child)
+}
+
+fn first_child(process: u32) -> Option<u32> {
+    let threads = std::fs::read_dir(format!("/proc/{process}/task")).ok()?.flatten();
     let lists = threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("children")).ok());
     lists.filter_map(|list| list.split_whitespace().next()?.parse().ok()).next()
 }
