@@ -133,7 +133,7 @@ fn load(ctx: &Context) -> Result<Vec<Sources>> {
 
 fn digest(sources: &[Sources]) -> String {
     let all: Vec<u8> = sources.iter().flat_map(|one| sha256(one.text.as_bytes())).collect();
-    sha256(&all).iter().map(|byte| format!("{byte:02x}")).collect()
+    crate::types::hex(&sha256(&all))
 }
 
 impl Form {
