@@ -9,12 +9,18 @@ use super::{cgroup, hook, interface, monitor, update};
 use crate::config::guest::{GuestKind, Part};
 use crate::storage::{self, VolumeId};
 use crate::{Context, Error, Result, Task, Vmid, bail, command, error::ResultExt, guest};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 use std::io::Read;
+use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// How long a killed container may take to be gone.
 const KILL_PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long the kernel may take to give up its mounts after that.
+const UNMOUNT_PATIENCE: Duration = Duration::from_secs(10);
 
 /// How a container is to be stopped.
 #[derive(Debug, Clone, Copy)]
@@ -67,11 +73,25 @@ pub fn stop(task: &Task, runtime: &dyn Runtime, vmid: Vmid, how: Stop) -> Result
 fn deactivate_volumes(task: &Task, vmid: Vmid, part: &Part) -> Result<()> {
     for mount in volume::mounts(part)?.iter().filter(|mount| mount.source() == Source::Volume) {
         let id: VolumeId = mount.volume().parse().map_err(Error::new)?;
+        wait_until_unmounted(&storage::path(task.ctx, &id)?);
         if let Err(error) = storage::deactivate_volume(task.ctx, &id, None) {
             task.log(format!("volume '{id}' of CT {vmid} stays active: {}", error.message()));
         }
     }
     Ok(())
+}
+
+/// Waits until a volume that is a device has no file system mounted: the container's mounts go with the last breath of its
+/// monitor, a moment after its socket. One that somebody else has mounted is not waited for long.
+fn wait_until_unmounted(path: &Path) {
+    let deadline = Instant::now() + UNMOUNT_PATIENCE;
+    let is_device = std::fs::metadata(path).is_ok_and(|metadata| metadata.file_type().is_block_device());
+    // Nobody else may open a device like this while it is mounted.
+    let open = || rustix::fs::open(path, OFlags::EXCL | OFlags::CLOEXEC, Mode::empty());
+    let is_mounted = || open().is_err_and(|error| error == Errno::BUSY);
+    while is_device && is_mounted() && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 /// Removes what a container that does not run has left: control groups and links. All failures are reported.
