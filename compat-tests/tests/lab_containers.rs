@@ -129,7 +129,7 @@ fn containers_nest(machine: &Machine) {
     machine.sh(NESTING);
     let create = "pct create 120 local:vztmpl/nesting.tar.gz --ostype unmanaged --unprivileged 1 --rootfs thin:0.25";
     let line = format!("{create} --memory 256 --features nesting=1 --mp0 /usr,mp=/usr,ro=1");
-    let line: Vec<&str> = line.split_whitespace().chain(["--entrypoint", "/sleep sleep 100000"]).collect();
+    let line: Vec<&str> = line.split_whitespace().chain(["--entrypoint", "/sleep 100000"]).collect();
     let made = machine.run(&line);
     assert_eq!(made.code, 0, "{made:?}");
     machine.tool("pct start 120");
