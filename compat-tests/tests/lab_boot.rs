@@ -43,10 +43,14 @@ fn services_run_with_the_rights_they_need(machine: &Machine) {
     assert_eq!((owner("pvedaemon").as_str(), owner("pveproxy").as_str()), ("root", "www-data"));
     assert!(machine.get("/version")["version"].as_str().unwrap().starts_with("9."));
     assert_eq!(machine.get("/nodes")[0]["node"], HOSTNAME);
-    // The same package again: services take the new programs and keep their processes.
-    let before = machine.sh("systemctl show -p MainPID pvedaemon pveproxy");
+    // The same package again: services take the new programs, the daemon in its own process, the front server beside the
+    // old one.
+    let pid = |unit: &str| machine.sh(&format!("systemctl show -p MainPID --value {unit}"));
+    let (daemon, proxy) = (pid("pvedaemon"), pid("pveproxy"));
     machine.sh("dpkg -i /root/ferrovisor.deb");
-    assert_eq!(machine.sh("systemctl show -p MainPID pvedaemon pveproxy"), before);
+    assert_eq!(pid("pvedaemon"), daemon);
+    assert_ne!(pid("pveproxy"), proxy);
+    assert_eq!(machine.sh("systemctl is-active pvedaemon pveproxy"), "active\nactive");
 }
 
 fn root_logs_in_with_the_systems_password(machine: &Machine) {
