@@ -69,19 +69,27 @@ fn ask_for_init(stream: &mut UnixStream) -> io::Result<Option<u32>> {
     Ok(u32::try_from(pid).ok().filter(|pid| result >= 0 && *pid > 0))
 }
 
-/// The first child of the monitor, whose only child is its container's init. The socket was opened by the process that
-/// started the container, before it made the monitor; so the monitor's control group is asked first. None when the
-/// monitor has just ended.
+/// The child of the monitor that is its container's init. The socket was opened by the process that started the container,
+/// before it made the monitor; so the monitor's control group is asked first. None when the monitor is ending.
 fn child_of_monitor(ctx: &Context, vmid: Vmid, stream: &UnixStream) -> Option<u32> {
     let opener = rustix::net::sockopt::socket_peercred(stream).ok().map(|peer| peer.pid.as_raw_nonzero().get());
     let opener = opener.and_then(|pid| u32::try_from(pid).ok());
-    cgroup::monitor_processes(ctx, vmid).into_iter().chain(opener).find_map(first_child)
+    let monitors = cgroup::monitor_processes(ctx, vmid).into_iter().chain(opener);
+    monitors.flat_map(children).find(|child| is_init(*child))
 }
 
-fn first_child(process: u32) -> Option<u32> {
-    let threads = std::fs::read_dir(format!("/proc/{process}/task")).ok()?.flatten();
+fn children(process: u32) -> Vec<u32> {
+    let threads = std::fs::read_dir(format!("/proc/{process}/task")).into_iter().flatten().flatten();
     let lists = threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("children")).ok());
-    lists.filter_map(|list| list.split_whitespace().next()?.parse().ok()).next()
+    lists.flat_map(|list| list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>()).collect()
+}
+
+/// Whether a process lives and is the first of a namespace. Helpers that a monitor starts when it ends are neither.
+fn is_init(process: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
+    let value = |key: &str| status.lines().find_map(|line| line.strip_prefix(key)).unwrap_or_default().trim();
+    let numbers: Vec<&str> = value("NSpid:").split_whitespace().collect();
+    numbers.len() > 1 && numbers.last() == Some(&"1") && !value("State:").starts_with('Z')
 }
 
 /// The abstract name of the socket; long paths are hashed by liblxc.
@@ -112,18 +120,27 @@ mod tests {
     }
 
     #[test]
-    fn a_silent_monitor_is_found_by_its_child() {
+    fn a_silent_monitor_is_found_by_the_init_of_its_container() {
         let directory = tempfile::tempdir().unwrap();
         let ctx = Context::for_test(directory.path());
         let vmid = "100".parse().unwrap();
         let name = socket_name(containers(&ctx).as_os_str().as_bytes(), vmid);
         let _listener =
             std::os::unix::net::UnixListener::bind_addr(&SocketAddr::from_abstract_name(name).unwrap()).unwrap();
-        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        // Nobody accepts, but this process listens and has children.
+        let start = || std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let mut helper = start();
+        let without = init(&ctx, vmid);
+        // SAFETY: only says where the next child of this thread lives, which belongs to this test alone.
+        assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWPID) }, 0, "tests of containers run as root");
+        let mut first = start();
         let found = init(&ctx, vmid);
-        child.kill().unwrap();
-        child.wait().unwrap();
-        assert!(found.is_some(), "nobody accepts, but this process listens and has a child");
+        for child in [&mut helper, &mut first] {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+        assert_eq!(without, None, "a helper of a monitor that ends is no init");
+        assert_eq!(found.map(|process| process.pid), Some(first.id()));
     }
 
     #[test]
