@@ -9,6 +9,7 @@
 //! ```
 
 use super::connection::{Watch, Watched};
+use crate::process::control::END;
 use crate::process::signals::Stop;
 use actix_http::{HttpService, Request};
 use actix_service::{IntoServiceFactory, Service, ServiceFactory, map_config};
@@ -28,8 +29,6 @@ use tokio::task::JoinSet;
 const LOOK: Duration = Duration::from_secs(2);
 /// The same while the server ends.
 const LOOK_ENDING: Duration = Duration::from_millis(50);
-/// Answers that are not finished after this time are cut off when the server ends or starts again.
-const END: Duration = Duration::from_secs(25);
 /// Nobody waits in the socket's queue if none comes out of it for this time.
 const QUEUE: Duration = Duration::from_millis(2);
 /// A queue that clients still find, because it has an address that outlives the server, is left after this time.

@@ -28,8 +28,8 @@ const INHERITED: &str = "FERROVISOR_SOCKETS";
 const STARTER: &str = "FERROVISOR_STARTER";
 /// How long `stop` waits for the end, and `restart` for the fresh image.
 const STOP: Duration = Duration::from_secs(35);
-/// How long an image that has handed over may answer when the daemon has been stopped.
-const END: Duration = Duration::from_secs(25);
+/// Answers that are not finished after this time are cut off when a daemon ends or starts again.
+pub const END: Duration = Duration::from_secs(25);
 
 /// A daemon as others see it.
 #[derive(Debug, Clone)]
@@ -176,8 +176,8 @@ fn inherited() -> Option<(OwnedFd, OwnedFd)> {
     let mut numbers = text.split(',').map(|number| number.parse::<RawFd>().ok().filter(|number| *number > 2));
     let (listener, lock) = (numbers.next()??, numbers.next()??);
     // SAFETY: the variable is only set by `Running::replace` and `Running::hand_over` for this very image, with two
-    // descriptors that they have kept open for us. Each is made into an owner at most once per place that asks: `begin` takes the lock,
-    // `inherited_listener` the listener, and the other one is duplicated below.
+    // descriptors that they have kept open for us. Each is made into an owner at most once per place that asks: `begin`
+    // takes the lock, `inherited_listener` the listener, and the other one is duplicated below.
     let (listener, lock) = unsafe { (BorrowedFd::borrow_raw(listener), BorrowedFd::borrow_raw(lock)) };
     let close_on_exec = |fd: BorrowedFd<'_>| rustix::io::fcntl_dupfd_cloexec(fd, 3).ok();
     Some((close_on_exec(listener)?, close_on_exec(lock)?))

@@ -61,6 +61,11 @@ impl GuestKind {
     }
 }
 
+/// The number of a key such as `net3`; none if it is not `prefix` and a number.
+pub fn number_of(key: &str, prefix: &str) -> Option<u32> {
+    key.strip_prefix(prefix)?.parse().ok()
+}
+
 /// One part of the file: the current state or a snapshot.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Part {
@@ -92,11 +97,8 @@ impl Part {
 
     /// Values of `prefix0`, `prefix1`, … by number.
     pub fn indexed<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = (u32, &'a str)> {
-        let mut found: Vec<(u32, &str)> = self
-            .options
-            .iter()
-            .filter_map(|(key, value)| Some((key.strip_prefix(prefix)?.parse().ok()?, value.as_str())))
-            .collect();
+        let mut found: Vec<(u32, &str)> =
+            self.options.iter().filter_map(|(key, value)| Some((number_of(key, prefix)?, value.as_str()))).collect();
         found.sort_unstable();
         found.into_iter()
     }

@@ -2,8 +2,18 @@
 
 use crate::storage::{self, Content, VolumeId};
 use crate::{Context, Error, Result};
+use contract::ParamErrors;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
+
+/// The refusal of a request for a snapshot's configuration and the current one at once.
+pub fn snapshot_and_current() -> Error {
+    let mut refused = ParamErrors::default();
+    for name in ["snapshot", "current"] {
+        refused.add(name, "cannot use 'snapshot' parameter with 'current'");
+    }
+    Error::Parameters(refused)
+}
 
 /// Fails unless each line is a public key as OpenSSH keeps them in `authorized_keys`. The text may be percent-encoded.
 /// (PVE: pve-common PVE/Tools.pm, validate_ssh_public_keys)

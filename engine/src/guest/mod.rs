@@ -3,6 +3,7 @@
 //! Changing a configuration takes the file's short lock only; tasks that work on the guest itself hold the guest's queue
 //! lock ([`crate::lock::guest`]) and change the file through [`update`] as well.
 
+pub mod firewall;
 pub mod input;
 pub mod purge;
 pub mod startup;

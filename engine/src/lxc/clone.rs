@@ -153,12 +153,7 @@ fn fill(task: &Task, wanted: &Clone, plan: &Plan, made: &mut Vec<VolumeId>) -> R
         let mounted = mount::mount_all(ctx, target, &mounts, &map, true)?;
         setup::after_clone(&mounted.root, target, &plan.part, |text| task.warn(text))
     })?;
-    let firewall = |vmid: Vmid| ctx.root.etc_pve(&format!("firewall/{vmid}.fw"));
-    let rules = crate::file::read_or_empty(&firewall(wanted.source))?;
-    if !rules.is_empty() {
-        std::fs::create_dir_all(ctx.root.etc_pve("firewall"))?;
-        crate::file::replace(&firewall(target), rules.as_bytes(), 0o640)?;
-    }
+    guest::firewall::copy(ctx, wanted.source, target)?;
     if let Some(pool) = &wanted.pool {
         access::pool_add_guest(ctx, pool, target)?;
     }

@@ -190,9 +190,7 @@ fn fill(task: &Task, new: &NewContainer, replaced: Option<&GuestConfig>, made: &
                 restore::merge(task, &mut config.current, backup, wanted.unique)?;
                 let rules = restore::take_files(&mounted.root)?;
                 if let Some(rules) = rules.filter(|_| !wanted.without_firewall) {
-                    let path = ctx.root.etc_pve(&format!("firewall/{vmid}.fw"));
-                    std::fs::create_dir_all(ctx.root.etc_pve("firewall"))?;
-                    crate::file::replace(&path, rules.as_bytes(), 0o640)?;
+                    guest::firewall::write(ctx, vmid, &rules)?;
                 }
                 setup::after_restore(&mounted.root, vmid, &config.current, |text| task.warn(text))
             }

@@ -73,7 +73,7 @@ pub fn destroy(task: &Task, runtime: &dyn Runtime, vmid: Vmid, options: Destroy)
     }
     remove_directory(ctx, vmid)?;
     access::remove_guest(ctx, vmid)?;
-    remove_file(&ctx.root.etc_pve(&format!("firewall/{vmid}.fw")))?;
+    guest::firewall::remove(ctx, vmid)?;
     if options.purge {
         task.log(format!("purging CT {vmid} from related configurations.."));
         guest::purge::backup_jobs(ctx, vmid)?;

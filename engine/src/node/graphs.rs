@@ -5,78 +5,79 @@
 
 use super::chart::{self, Series};
 use crate::config::guest::GuestKind;
-use crate::live::history::{self, Consolidation, Kind, Row};
+use crate::live::history::{self, Consolidation, Kind, Row, Subject};
 use crate::types::split_list;
 use crate::{Call, Reply, Result, Vmid, bail, guest, storage};
 use serde_json::{Map, Value, json};
 
 /// `GET /nodes/{node}/rrddata`.
 pub fn of_node(call: &Call) -> Result<Reply> {
-    answer(call, Kind::Node, call.ctx.node.clone())
-}
-
-/// `GET /nodes/{node}/qemu/{vmid}/rrddata`.
-pub fn of_machine(call: &Call) -> Result<Reply> {
-    of_guest(call, GuestKind::Qemu)
-}
-
-/// `GET /nodes/{node}/lxc/{vmid}/rrddata`.
-pub fn of_container(call: &Call) -> Result<Reply> {
-    of_guest(call, GuestKind::Lxc)
-}
-
-fn of_guest(call: &Call, kind: GuestKind) -> Result<Reply> {
-    let vmid: Vmid = call.param("vmid")?;
-    guest::load(call.ctx, kind, vmid)?;
-    answer(call, Kind::Guest, vmid.to_string())
-}
-
-/// `GET /nodes/{node}/storage/{storage}/rrddata`.
-pub fn of_storage(call: &Call) -> Result<Reply> {
-    let id: String = call.param("storage")?;
-    storage::find(call.ctx, &id)?;
-    answer(call, Kind::Storage, id)
+    answer(call, &node_of(call))
 }
 
 /// `GET /nodes/{node}/rrd`.
 pub fn picture_of_node(call: &Call) -> Result<Reply> {
-    picture(call, Kind::Node, call.ctx.node.clone())
+    picture(call, &node_of(call))
+}
+
+/// `GET /nodes/{node}/qemu/{vmid}/rrddata`.
+pub fn of_machine(call: &Call) -> Result<Reply> {
+    answer(call, &guest_of(call, GuestKind::Qemu)?)
 }
 
 /// `GET /nodes/{node}/qemu/{vmid}/rrd`.
 pub fn picture_of_machine(call: &Call) -> Result<Reply> {
-    picture_of_guest(call, GuestKind::Qemu)
+    picture(call, &guest_of(call, GuestKind::Qemu)?)
+}
+
+/// `GET /nodes/{node}/lxc/{vmid}/rrddata`.
+pub fn of_container(call: &Call) -> Result<Reply> {
+    answer(call, &guest_of(call, GuestKind::Lxc)?)
 }
 
 /// `GET /nodes/{node}/lxc/{vmid}/rrd`.
 pub fn picture_of_container(call: &Call) -> Result<Reply> {
-    picture_of_guest(call, GuestKind::Lxc)
+    picture(call, &guest_of(call, GuestKind::Lxc)?)
 }
 
-fn picture_of_guest(call: &Call, kind: GuestKind) -> Result<Reply> {
-    let vmid: Vmid = call.param("vmid")?;
-    guest::load(call.ctx, kind, vmid)?;
-    picture(call, Kind::Guest, vmid.to_string())
+/// `GET /nodes/{node}/storage/{storage}/rrddata`.
+pub fn of_storage(call: &Call) -> Result<Reply> {
+    answer(call, &storage_of(call)?)
 }
 
 /// `GET /nodes/{node}/storage/{storage}/rrd`.
 pub fn picture_of_storage(call: &Call) -> Result<Reply> {
-    let id: String = call.param("storage")?;
-    storage::find(call.ctx, &id)?;
-    picture(call, Kind::Storage, id)
+    picture(call, &storage_of(call)?)
 }
 
-fn rows(call: &Call, kind: Kind, name: String) -> Result<Vec<Row>> {
+fn node_of(call: &Call) -> Subject {
+    (Kind::Node, call.ctx.node.clone())
+}
+
+fn guest_of(call: &Call, kind: GuestKind) -> Result<Subject> {
+    let vmid: Vmid = call.param("vmid")?;
+    guest::load(call.ctx, kind, vmid)?;
+    Ok((Kind::Guest, vmid.to_string()))
+}
+
+fn storage_of(call: &Call) -> Result<Subject> {
+    let id: String = call.param("storage")?;
+    storage::find(call.ctx, &id)?;
+    Ok((Kind::Storage, id))
+}
+
+fn rows(call: &Call, subject: &Subject) -> Result<Vec<Row>> {
     let frame: String = call.param("timeframe")?;
     let how = match call.text("cf").as_deref() {
         Some("MAX") => Consolidation::Max,
         _ => Consolidation::Average,
     };
-    history::read(call.ctx, &(kind, name), &frame, how)
+    history::read(call.ctx, subject, &frame, how)
 }
 
 /// The picture, and the name that PVE would give its file. A byte is a character of the text, as in PVE's answers.
-fn picture(call: &Call, kind: Kind, name: String) -> Result<Reply> {
+fn picture(call: &Call, subject: &Subject) -> Result<Reply> {
+    let (kind, name) = subject;
     let file = match kind {
         Kind::Node => format!("pve-node-9.0/{name}"),
         Kind::Guest => format!("pve-vm-9.0/{name}"),
@@ -87,7 +88,7 @@ fn picture(call: &Call, kind: Kind, name: String) -> Result<Reply> {
     if wanted.len() > chart::SERIES {
         bail!("no colour for more than {} series", chart::SERIES);
     }
-    let rows = rows(call, kind, name)?;
+    let rows = rows(call, subject)?;
     let mut series = Vec::new();
     for name in &wanted {
         let Some(place) = kind.names().iter().position(|known| known == name) else {
@@ -102,12 +103,12 @@ fn picture(call: &Call, kind: Kind, name: String) -> Result<Reply> {
     Ok(Reply::from(json!({ "filename": format!("{file}_{}.png", wanted.join("_")), "image": image })))
 }
 
-fn answer(call: &Call, kind: Kind, name: String) -> Result<Reply> {
-    let rows = rows(call, kind, name)?;
+fn answer(call: &Call, subject: &Subject) -> Result<Reply> {
+    let rows = rows(call, subject)?;
     let rows: Vec<Map<String, Value>> = rows
         .into_iter()
         .map(|row| {
-            let known = kind.names().iter().zip(row.values).filter(|(_, value)| !value.is_nan());
+            let known = subject.0.names().iter().zip(row.values).filter(|(_, value)| !value.is_nan());
             let mut members: Map<String, Value> =
                 known.map(|(name, value)| ((*name).to_owned(), plain(value))).collect();
             members.insert("time".into(), json!(row.time));

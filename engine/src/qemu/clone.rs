@@ -10,7 +10,7 @@ use super::request::mac_prefix;
 use super::{agent, snapshot::plan, status};
 use crate::config::guest::{GuestConfig, GuestKind, Part};
 use crate::storage::{self, Copy, Feature, Format, VolumeId, VolumeKind};
-use crate::{Context, Error, Result, Task, Vmid, access, error::ResultExt, file, guest};
+use crate::{Context, Error, Result, Task, Vmid, access, guest};
 
 /// A wish for a clone.
 #[derive(Debug, Clone)]
@@ -203,40 +203,18 @@ pub fn clone(task: &Task, wish: &Clone) -> Result<()> {
             *stored = config;
             Ok(())
         })?;
-        copy_firewall(ctx, wish)?;
+        // A guest of this number that is long gone may have left some.
+        guest::firewall::remove(ctx, wish.target)?;
+        guest::firewall::copy(ctx, wish.source, wish.target)?;
         wish.pool.as_ref().map_or(Ok(()), |pool| access::pool_add_guest(ctx, pool, wish.target))
     });
     let outcome = outcome.map_err(|error| {
         let error = made.undo(Error::new(format!("clone failed: {}", error.message())));
-        let failures = [remove_firewall(ctx, wish.target), guest::remove(ctx, GuestKind::Qemu, wish.target)];
+        let failures = [guest::firewall::remove(ctx, wish.target), guest::remove(ctx, GuestKind::Qemu, wish.target)];
         error.with_cleanup_failures(&failures.into_iter().filter_map(Result::err).collect::<Vec<_>>())
     });
     drop(work);
     outcome
-}
-
-fn firewall(ctx: &Context, vmid: Vmid) -> std::path::PathBuf {
-    ctx.root.etc_pve(&format!("firewall/{vmid}.fw"))
-}
-
-/// The clone has the rules of its source. (PVE: pve-firewall PVE/Firewall.pm, clone_vmfw_conf)
-fn copy_firewall(ctx: &Context, wish: &Clone) -> Result<()> {
-    let rules = file::read_or_empty(&firewall(ctx, wish.source))?;
-    match rules.is_empty() {
-        true => remove_firewall(ctx, wish.target),
-        false => file::replace(&firewall(ctx, wish.target), rules.as_bytes(), 0o640),
-    }
-}
-
-/// Removes the rules of a VM, if it has any.
-pub(super) fn remove_firewall(ctx: &Context, vmid: Vmid) -> Result<()> {
-    let path = firewall(ctx, vmid);
-    match std::fs::remove_file(&path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(error).context(|| format!("unable to remove '{}'", path.display()))
-        }
-        _ => Ok(()),
-    }
 }
 
 /// The storages of the new disks.

@@ -1,7 +1,7 @@
 //! The end of a VM: volumes, access rights, configuration.
 
 use super::config::{Slot, Vm};
-use super::{clone, files, recovery, status};
+use super::{files, recovery, status};
 use crate::config::guest::{GuestConfig, GuestKind, Part};
 use crate::storage::{self, VolumeId};
 use crate::{Context, Result, Task, Vmid, access, guest};
@@ -74,7 +74,7 @@ pub fn destroy(task: &Task, vmid: Vmid, how: &Destroy) -> Result<()> {
         }
     }
     access::remove_guest(ctx, vmid)?;
-    clone::remove_firewall(ctx, vmid)?;
+    guest::firewall::remove(ctx, vmid)?;
     if how.purge {
         task.log(format!("purging VM {vmid} from related configurations.."));
         guest::purge::backup_jobs(ctx, vmid)?;

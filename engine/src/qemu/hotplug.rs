@@ -9,8 +9,7 @@ use super::cloudinit::{self, changes};
 use super::config::{Bus, Drive, NetDevice, Slot, Vm};
 use super::pending::detach;
 use super::{edit, plug, qmp::Monitor, scope, throttle};
-use crate::config::guest::{GuestConfig, Part};
-use crate::types::split_list;
+use crate::config::guest::{GuestConfig, Part, number_of};
 use crate::{Context, Error, Result, Vmid, network, storage};
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
@@ -116,7 +115,7 @@ fn change(ctx: &Context, vmid: Vmid, config: &GuestConfig, key: &str) -> Option<
     if let Some(slot) = Slot::of_key(key) {
         return change_drive(ctx, vmid, config, slot, old, new);
     }
-    if is_numbered(key, "net")
+    if number_of(key, "net").is_some()
         && let Some(old) = old
         && let Some(outcome) = change_cable(ctx, vmid, key, old, new)
     {
@@ -191,10 +190,6 @@ fn refuse_boot_disk(vmid: Vmid, current: &Part, key: &str) -> Result<()> {
     if is_boot_disk { Err(Error::new(format!("can't unplug bootdisk '{key}'"))) } else { Ok(()) }
 }
 
-fn is_numbered(key: &str, prefix: &str) -> bool {
-    key.strip_prefix(prefix).is_some_and(|number| number.parse::<u32>().is_ok())
-}
-
 /// Whether processors or memory can be added: that is decided at the start.
 fn grows(hotplug: Option<&str>) -> bool {
     hotplug.is_some_and(|text| text.contains("cpu") || text.contains("memory"))
@@ -211,21 +206,13 @@ fn is_trim_only(old: &str, new: &str) -> bool {
 
 /// Whether the option `hotplug` lets a device come and go. Drives on IDE and SATA cannot.
 fn may_be_plugged(vmid: Vmid, part: &Part, key: &str) -> bool {
-    let text = match Vm::new(vmid, part).text("hotplug") {
-        None | Some("1") => "network,disk,usb",
-        Some("0") => "",
-        Some(text) => text,
-    };
-    let feature = match Slot::of_key(key) {
-        Some(slot) if matches!(slot.bus, Bus::Scsi | Bus::Virtio) => "disk",
-        Some(_) => return false,
-        None if is_numbered(key, "net") => "network",
-        None if is_numbered(key, "usb") || key == "tablet" => "usb",
-        None if key == "vcpus" => "cpu",
-        None if key == "memory" => "memory",
-        None => return false,
-    };
-    split_list(text).iter().any(|name| name == feature)
+    let allowed = Vm::new(vmid, part).hotplug();
+    match Slot::of_key(key) {
+        Some(slot) => allowed.disk && matches!(slot.bus, Bus::Scsi | Bus::Virtio),
+        None if number_of(key, "net").is_some() => allowed.network,
+        None if number_of(key, "usb").is_some() || key == "tablet" => allowed.usb,
+        None => allowed.cpu && key == "vcpus" || allowed.memory && key == "memory",
+    }
 }
 
 /// Keys of a drive that the running QEMU does not take.
@@ -313,7 +300,7 @@ fn change_cable(ctx: &Context, vmid: Vmid, key: &str, old: &str, new: &str) -> O
     if !old.is_same_card(&new) || old.bridge().is_none() || new.bridge().is_none() {
         return None;
     }
-    let number = key.trim_start_matches("net").parse().ok()?;
+    let number = number_of(key, "net")?;
     Some((|| {
         let moves = old.bridge() != new.bridge() || old.option("tag") != new.option("tag");
         let mut monitor = Monitor::connect(ctx, vmid)?;

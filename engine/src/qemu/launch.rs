@@ -163,8 +163,7 @@ pub fn plan(ctx: &Context, vm: &Vm, how: &Start) -> Result<Plan> {
 fn activate_volumes(ctx: &Context, vm: &Vm) -> Result<()> {
     for (slot, drive) in vm.drives()? {
         if let Some(volume) = drive.volume() {
-            let ready = storage::info(ctx, &volume).and_then(|_| storage::activate_volume(ctx, &volume, None));
-            ready.map_err(|error| error.context(slot))?;
+            storage::activate_existing(ctx, &volume).map_err(|error| error.context(slot))?;
         } else if drive.file.starts_with('/') && !std::path::Path::new(&drive.file).exists() {
             crate::bail!("{slot}: '{}' does not exist", drive.file);
         }

@@ -7,7 +7,7 @@ use std::path::Path;
 
 /// The words in front of the command of a server that a VM needs beside QEMU. It ends by itself when QEMU does.
 pub fn server_prefix(ctx: &Context, vmid: crate::Vmid, name: &str) -> Vec<String> {
-    if !ctx.root.prefix().as_os_str().is_empty() || !Path::new("/run/systemd/system").is_dir() {
+    if !has_scopes(ctx) {
         return Vec::new();
     }
     let unit = format!("--unit={vmid}-{name}");
@@ -17,28 +17,42 @@ pub fn server_prefix(ctx: &Context, vmid: crate::Vmid, name: &str) -> Vec<String
 /// Changes `cpuunits` or `cpulimit` of a running VM; none is the default again. Without scopes weights have no effect.
 /// (PVE: qemu-server PVE/QemuServer/CGroup.pm)
 pub fn change(ctx: &Context, vmid: crate::Vmid, key: &str, value: Option<&str>) -> Result<()> {
-    let limit = value.and_then(|limit| limit.parse::<f64>().ok()).filter(|limit| *limit > 0.0);
-    let has_scope = ctx.root.prefix().as_os_str().is_empty() && Path::new("/run/systemd/system").is_dir();
-    let property = match (key, limit) {
-        ("cpulimit", Some(_)) if !has_scope => return Err(no_systemd()),
-        _ if !has_scope => return Ok(()),
-        ("cpulimit", limit) => {
-            format!("CPUQuota={}", limit.map(|limit| format!("{}%", (limit * 100.0) as u64)).unwrap_or_default())
-        }
-        (_, units) => format!("CPUWeight={}", units.map_or(100, |units| (units as u64).clamp(1, 10_000))),
+    let number = positive(value);
+    let property = match (key, number) {
+        ("cpulimit", Some(_)) if !has_scopes(ctx) => return Err(no_systemd()),
+        _ if !has_scopes(ctx) => return Ok(()),
+        ("cpulimit", limit) => quota(limit),
+        (_, units) => weight(units.map(|units| units as u64)),
     };
     command::run("systemctl", &["set-property", "--runtime", &format!("{vmid}.scope"), &property]).map(drop)
+}
+
+/// Nodes below a directory, and machines without systemd, have no scopes.
+fn has_scopes(ctx: &Context) -> bool {
+    ctx.root.prefix().as_os_str().is_empty() && Path::new("/run/systemd/system").is_dir()
+}
+
+fn positive(text: Option<&str>) -> Option<f64> {
+    text.and_then(|number| number.parse::<f64>().ok()).filter(|number| *number > 0.0)
+}
+
+/// How many processors' time the scope gets; any when there is no limit.
+fn quota(limit: Option<f64>) -> String {
+    format!("CPUQuota={}", limit.map(|limit| format!("{}%", (limit * 100.0) as u64)).unwrap_or_default())
+}
+
+fn weight(units: Option<u64>) -> String {
+    format!("CPUWeight={}", units.unwrap_or(100).clamp(1, 10_000))
 }
 
 fn no_systemd() -> Error {
     Error::new("option 'cpulimit' needs systemd, which does not run here")
 }
 
-/// The words in front of QEMU's command that put it into its scope. Nodes below a directory, and machines without
-/// systemd, have no scopes; a limit of processor time is refused there.
+/// The words in front of QEMU's command that put it into its scope. Without scopes a limit of processor time is refused.
 pub fn prefix(ctx: &Context, vm: &Vm) -> Result<Vec<String>> {
-    let limit = vm.text("cpulimit").and_then(|limit| limit.parse::<f64>().ok()).filter(|limit| *limit > 0.0);
-    if !ctx.root.prefix().as_os_str().is_empty() || !Path::new("/run/systemd/system").is_dir() {
+    let limit = positive(vm.text("cpulimit"));
+    if !has_scopes(ctx) {
         return match limit {
             Some(_) => Err(no_systemd()),
             None => Ok(Vec::new()),
@@ -51,10 +65,10 @@ pub fn prefix(ctx: &Context, vm: &Vm) -> Result<Vec<String>> {
         "KillMode=process".to_owned(),
         "SendSIGKILL=no".into(),
         "TimeoutStopSec=infinity".into(),
-        format!("CPUWeight={}", vm.number("cpuunits").unwrap_or(100).clamp(1, 10000)),
+        weight(vm.number("cpuunits")),
     ];
-    if let Some(limit) = limit {
-        properties.push(format!("CPUQuota={}%", (limit * 100.0) as u64));
+    if limit.is_some() {
+        properties.push(quota(limit));
     }
     let mut words: Vec<String> =
         ["systemd-run", "--quiet", "--scope", "--collect", "--slice=qemu"].map(str::to_owned).into();

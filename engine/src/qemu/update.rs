@@ -33,20 +33,10 @@ pub struct Update {
     pub described: String,
 }
 
-/// Parameters of the methods that are no options; the log tells of the last four.
-const NOT_OPTIONS: [&str; 10] = [
-    "node",
-    "vmid",
-    "digest",
-    "background_delay",
-    "skip_cloud_init",
-    "import-working-storage",
-    "skiplock",
-    "delete",
-    "revert",
-    "force",
-];
-const NOT_LOGGED: usize = 6;
+/// Parameters that say how a change is made.
+const MANNER: [&str; 6] = ["node", "vmid", "digest", "background_delay", "skip_cloud_init", "import-working-storage"];
+/// Parameters that are no options either, and that the log tells of.
+const WISHES: [&str; 4] = ["skiplock", "delete", "revert", "force"];
 
 impl Update {
     /// Reads the wish from a call and checks the caller's rights.
@@ -57,7 +47,7 @@ impl Update {
         }
         let list = |name: &str| split_list(&call.text(name).unwrap_or_default());
         let mut update = Update {
-            settings: super::request::settings(call, &NOT_OPTIONS)?,
+            settings: super::request::settings(call, &[&MANNER[..], &WISHES].concat())?,
             delete: list("delete").into_iter().map(|key| if key == "cdrom" { "ide2".into() } else { key }).collect(),
             revert: list("revert"),
             digest: call.text("digest"),
@@ -171,7 +161,7 @@ impl Update {
 /// A request as a tool's arguments. Passwords are not shown.
 fn describe(call: &Call) -> String {
     let map = call.params.to_map();
-    let mut keys: Vec<&String> = map.keys().filter(|key| !NOT_OPTIONS[..NOT_LOGGED].contains(&key.as_str())).collect();
+    let mut keys: Vec<&String> = map.keys().filter(|key| !MANNER.contains(&key.as_str())).collect();
     keys.sort();
     let shown = |key: &String| match key.as_str() {
         "cipassword" => format!("-{key} <hidden>"),
@@ -184,7 +174,7 @@ fn describe(call: &Call) -> String {
 fn is_option(key: &str) -> bool {
     let update = contract::method(Verb::Put, "/nodes/{node}/qemu/{vmid}/config");
     let is_declared = update.is_some_and(|method| method.parameter(key).is_some());
-    !NOT_OPTIONS.contains(&key) && (is_declared || ["lock", "vmstate"].contains(&key))
+    !MANNER.contains(&key) && !WISHES.contains(&key) && (is_declared || ["lock", "vmstate"].contains(&key))
 }
 
 /// Carries a change out: new volumes first, then the configuration in one step, then volumes that are not needed.

@@ -134,6 +134,13 @@ pub fn activate_volume(ctx: &Context, volume: &VolumeId, snapshot: Option<&str>)
     driver.activate_volume(&storage, &volume.name, snapshot)
 }
 
+/// As [`activate_volume`]; fails before that if the volume is not there.
+pub fn activate_existing(ctx: &Context, volume: &VolumeId) -> Result<PathBuf> {
+    let (storage, driver) = activated(ctx, &volume.storage)?;
+    driver.info(&storage, &volume.name)?;
+    driver.activate_volume(&storage, &volume.name, None)
+}
+
 /// Nobody on this node needs the volume any longer.
 pub fn deactivate_volume(ctx: &Context, volume: &VolumeId, snapshot: Option<&str>) -> Result<()> {
     let (storage, driver) = with_driver(ctx, &volume.storage)?;

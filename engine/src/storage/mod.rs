@@ -60,8 +60,8 @@ pub use driver::{Attributes, Described};
 pub use feature::Feature;
 pub use import::{ImageSource, ImportImage, import_image};
 pub use lifecycle::{
-    activate_volume, clone_linked, deactivate_volume, has_feature, linked_clones_of, make_template, reassign, rollback,
-    rollback_possible, snapshot, snapshot_delete, snapshots, snapshots_in_image,
+    activate_existing, activate_volume, clone_linked, deactivate_volume, has_feature, linked_clones_of, make_template,
+    reassign, rollback, rollback_possible, snapshot, snapshot_delete, snapshots, snapshots_in_image,
 };
 pub use limit::bandwidth_limit;
 pub use permission::check_volume_access;

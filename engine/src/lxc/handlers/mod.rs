@@ -202,11 +202,7 @@ fn get_config(call: &Call) -> Result<Reply> {
         return Ok(view::config(&config, call.flag("current")).into());
     };
     if call.flag("current") {
-        let mut refused = contract::ParamErrors::default();
-        for name in ["snapshot", "current"] {
-            refused.add(name, "cannot use 'snapshot' parameter with 'current'");
-        }
-        return Err(Error::Parameters(refused));
+        return Err(guest::input::snapshot_and_current());
     }
     let part = config.snapshots.get(&name).ok_or_else(|| Error::new(format!("snapshot '{name}' does not exist")))?;
     Ok(view::snapshot(part, &config.digest).into())

@@ -92,7 +92,7 @@ fn find_updates(ctx: &Context) -> Result<Value> {
     }
     if !found.is_empty() {
         let present: HashSet<&str> = chosen.iter().map(|package| bare(&package.name)).collect();
-        let new: Vec<String> = query::additions(ctx).into_keys().filter(|name| !present.contains(bare(name))).collect();
+        let new: Vec<String> = query::additions(ctx).into_iter().filter(|name| !present.contains(bare(name))).collect();
         let candidates = query::candidates(ctx, &new, &origins)?;
         found.extend(new.into_iter().filter_map(|name| {
             let candidate = candidate_of(&candidates, &name)?.1.clone();

@@ -2,7 +2,7 @@
 
 use crate::tool::{QUESTION, Tool};
 use crate::{Context, Result};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeSet, HashMap};
 
 /// How many names one command gets. apt may have to read all its lists anew for each command, so there should be few.
 const CHUNK: usize = 4000;
@@ -65,7 +65,6 @@ pub fn candidates(ctx: &Context, names: &[String], origins: &Origins) -> Result<
     Ok(found)
 }
 
-/// From each line that names a package file to the origin that its release states.
 fn origins(text: &str) -> HashMap<String, String> {
     let mut origins = HashMap::new();
     let mut source = "";
@@ -148,14 +147,14 @@ fn split_records(text: &str) -> Vec<Record> {
     records
 }
 
-/// Packages that an upgrade would add, with their versions. Nothing when apt cannot say.
-pub fn additions(ctx: &Context) -> BTreeMap<String, String> {
+/// Packages that an upgrade would add. Nothing when apt cannot say.
+pub fn additions(ctx: &Context) -> BTreeSet<String> {
     let tool = Tool::new("apt-get").args(["--simulate", "--quiet", "dist-upgrade"]);
     let ended = tool.within(QUESTION).end(ctx).unwrap_or_default();
     let line = |line: &str| {
         // With the version that is installed in brackets it would be an upgrade.
-        let (name, rest) = line.strip_prefix("Inst ")?.split_once(" (")?;
-        (!name.contains(' ')).then(|| (name.to_owned(), rest.split(' ').next().unwrap_or_default().to_owned()))
+        let (name, _) = line.strip_prefix("Inst ")?.split_once(" (")?;
+        (!name.contains(' ')).then(|| name.to_owned())
     };
     ended.stdout.lines().filter_map(line).collect()
 }

@@ -4,7 +4,7 @@
 //! were added under `added`. It goes when the disc is written, and with the drive.
 //! (PVE: QemuServer.pm, vmconfig_hotplug_pending; API2/Qemu.pm, cloudinit_pending)
 
-use crate::config::guest::GuestConfig;
+use crate::config::guest::{GuestConfig, number_of};
 use crate::types::split_list;
 use crate::{Result, Vmid};
 use serde_json::{Value, json};
@@ -16,18 +16,14 @@ const SECTION: &str = "cloudinit";
 const OPTIONS: [&str; 8] =
     ["cicustom", "cipassword", "citype", "ciuser", "ciupgrade", "nameserver", "searchdomain", "sshkeys"];
 
-fn is_numbered(key: &str, prefix: &str) -> bool {
-    key.strip_prefix(prefix).is_some_and(|number| number.parse::<u32>().is_ok())
-}
-
 /// Whether only the guest's cloud-init reads an option.
 pub fn is_option(key: &str) -> bool {
-    OPTIONS.contains(&key) || is_numbered(key, "ipconfig")
+    OPTIONS.contains(&key) || number_of(key, "ipconfig").is_some()
 }
 
 /// Whether the disc tells of an option.
 fn is_told(key: &str) -> bool {
-    is_option(key) || key == "name" || is_numbered(key, "net")
+    is_option(key) || key == "name" || number_of(key, "net").is_some()
 }
 
 /// Notes that an option of a running VM gets another value, or none.

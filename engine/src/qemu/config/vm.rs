@@ -24,6 +24,8 @@ pub struct HotplugFeatures {
     pub disk: bool,
     /// Network cards.
     pub network: bool,
+    /// USB devices and the tablet.
+    pub usb: bool,
     /// What cloud-init tells.
     pub cloudinit: bool,
 }
@@ -152,6 +154,7 @@ impl<'a> Vm<'a> {
             memory: has("memory"),
             disk: has("disk"),
             network: has("network"),
+            usb: has("usb"),
             cloudinit: has("cloudinit"),
         }
     }

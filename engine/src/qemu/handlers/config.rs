@@ -100,11 +100,7 @@ pub fn get(call: &Call) -> Result<Reply> {
     let vmid: Vmid = call.param("vmid")?;
     let (snapshot, current) = (call.text("snapshot"), call.flag("current"));
     if snapshot.is_some() && current {
-        let mut refused = contract::ParamErrors::default();
-        for name in ["snapshot", "current"] {
-            refused.add(name, "cannot use 'snapshot' parameter with 'current'");
-        }
-        return Err(Error::Parameters(refused));
+        return Err(guest::input::snapshot_and_current());
     }
     let config = guest::load(call.ctx, GuestKind::Qemu, vmid)?;
     match snapshot {
