@@ -2,10 +2,11 @@
 
 use crate::measure::{Row, Samples, Table};
 use crate::node::Node;
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-const ROUNDS: usize = 7;
+const ROUNDS: usize = 15;
 /// Containers of the crowd, and how many of them are made at a time.
 const CROWD: u32 = 100;
 const AT_ONCE: usize = 8;
@@ -28,70 +29,84 @@ fn pct(node: &Node, words: &str) {
 const CREATE: &str = "local:vztmpl/busybox.tar.gz --ostype unmanaged --rootfs local:0 --unprivileged 1 --memory 64";
 
 fn create(node: &Node, table: &mut Table) {
-    let ours = Samples::of_with(ROUNDS, || pct(node, &format!("create 102 {CREATE}")), || pct(node, "destroy 102"));
     let (archive, tree) = (node.path("var/lib/vz/template/cache/busybox.tar.gz"), node.path("unpacked"));
-    let raw = Samples::of_with(
+    let [ours, _, raw, _] = Samples::by_turns(
         ROUNDS,
-        || {
-            std::fs::create_dir(&tree).expect("own directory");
-            node.check(Command::new("tar").arg("-xpzf").arg(&archive).arg("-C").arg(&tree));
-        },
-        || std::fs::remove_dir_all(&tree).expect("own directory"),
-    );
-    let budget = Duration::from_millis(100);
-    table.add(&Row::more("pct create", ours.median(), ("tar -x", raw.median()), budget));
+        [
+            &mut || pct(node, &format!("create 102 {CREATE}")),
+            &mut || pct(node, "destroy 102"),
+            &mut || {
+                std::fs::create_dir(&tree).expect("own directory");
+                node.check(Command::new("tar").arg("-xpzf").arg(&archive).arg("-C").arg(&tree));
+            },
+            &mut || std::fs::remove_dir_all(&tree).expect("own directory"),
+        ],
+    )
+    .map(|samples| samples.median());
+    table.add(&Row::more("pct create", ours, ("tar -x", raw), Duration::from_millis(100)));
 }
 
 /// Start, stop and a program inside, next to liblxc's own tools.
 fn start_and_stop(node: &Node, table: &mut Table) {
     pct(node, &format!("create 101 {CREATE}"));
-    let (start, stop) = (|| pct(node, "start 101"), || pct(node, "stop 101"));
-    let ours = Samples::of_with(ROUNDS, start, stop);
-    start();
-    let run = Samples::of(ROUNDS * 3, || pct(node, "exec 101 -- /bin/true"));
-    stop();
-    let ours_stop = stopped(start, stop);
-    let lxcpath = node.path("var/lib/lxc");
-    // We mount the root where only the container sees it; by hand it is named where it lies.
-    let config = lxcpath.join("101/config");
-    let text = std::fs::read_to_string(&config).expect("a container that was started has a configuration");
-    let mounted = format!("dir:{}", lxcpath.join("101/rootfs").display());
-    let volume = format!("dir:{}", node.path("var/lib/vz/images/101/subvol-101-disk-0.subvol").display());
-    assert!(text.contains(&mounted), "{text}");
-    std::fs::write(&config, text.replace(&mounted, &volume)).expect("own directory");
-    let tool = |name: &str, rest: &[&str]| {
-        node.check(Command::new(name).arg("-P").arg(&lxcpath).args(["-n", "101"]).args(rest));
-    };
-    let raw = Samples::of_with(ROUNDS, || tool("lxc-start", &["-d"]), || tool("lxc-stop", &["-k"]));
+    pct(node, "start 101");
+    pct(node, "stop 101");
+    let by_hand = ByHand::of(node);
+    let [start, exec, stop, raw_start, attach, raw_stop] = Samples::by_turns(
+        ROUNDS,
+        [
+            &mut || pct(node, "start 101"),
+            &mut || pct(node, "exec 101 -- /bin/true"),
+            &mut || pct(node, "stop 101"),
+            &mut || by_hand.tool("lxc-start", &["-d"]),
+            &mut || by_hand.tool("lxc-attach", &["--", "/bin/true"]),
+            &mut || by_hand.tool("lxc-stop", &["-k"]),
+        ],
+    )
+    .map(|samples| samples.median());
     let budget = Duration::from_millis(15);
-    table.add(&Row::more("pct start", ours.median(), ("lxc-start", raw.median()), budget));
-    tool("lxc-start", &["-d"]);
-    let raw = Samples::of(ROUNDS * 3, || tool("lxc-attach", &["--", "/bin/true"]));
-    let limit = Duration::from_millis(5);
-    table.add(&Row::more("pct exec", run.median(), ("lxc-attach", raw.median()), limit));
-    tool("lxc-stop", &["-k"]);
-    let raw = stopped(|| tool("lxc-start", &["-d"]), || tool("lxc-stop", &["-k"]));
-    table.add(&Row::more("pct stop, at once", ours_stop, ("lxc-stop -k", raw), budget));
+    table.add(&Row::more("pct start", start, ("lxc-start", raw_start), budget));
+    table.add(&Row::more("pct exec", exec, ("lxc-attach", attach), Duration::from_millis(5)));
+    table.add(&Row::more("pct stop, at once", stop, ("lxc-stop -k", raw_stop), budget));
 }
 
-/// The median of a stop; the start before it is not measured.
-fn stopped(start: impl Fn(), stop: impl Fn()) -> Duration {
-    start();
-    let samples = Samples::of_with(ROUNDS, &stop, &start);
-    stop();
-    samples.median()
+/// The container that was started last, for liblxc's own tools.
+struct ByHand<'a> {
+    node: &'a Node,
+    lxcpath: PathBuf,
+}
+
+impl<'a> ByHand<'a> {
+    fn of(node: &'a Node) -> Self {
+        let lxcpath = node.path("by-hand");
+        std::fs::create_dir_all(lxcpath.join("101")).expect("own directory");
+        let text = std::fs::read_to_string(node.path("var/lib/lxc/101/config")).expect("a container was started");
+        // We mount the root where only the container sees it; by hand it is named where it lies.
+        let mounted = format!("dir:{}", node.path("var/lib/lxc/101/rootfs").display());
+        let volume = format!("dir:{}", node.path("var/lib/vz/images/101/subvol-101-disk-0.subvol").display());
+        assert!(text.contains(&mounted), "{text}");
+        std::fs::write(lxcpath.join("101/config"), text.replace(&mounted, &volume)).expect("own directory");
+        ByHand { node, lxcpath }
+    }
+
+    fn tool(&self, name: &str, rest: &[&str]) {
+        self.node.check(Command::new(name).arg("-P").arg(&self.lxcpath).args(["-n", "101"]).args(rest));
+    }
 }
 
 fn clone(node: &Node, table: &mut Table) {
-    let ours = Samples::of_with(ROUNDS, || pct(node, "clone 101 103"), || pct(node, "destroy 103"));
     let (source, copy) = (node.path("var/lib/vz/images/101/subvol-101-disk-0.subvol"), node.path("copy"));
-    let raw = Samples::of_with(
+    let [ours, _, raw, _] = Samples::by_turns(
         ROUNDS,
-        || node.check(Command::new("cp").args(["-a", "--reflink=auto"]).arg(&source).arg(&copy)),
-        || std::fs::remove_dir_all(&copy).expect("own directory"),
-    );
-    let budget = Duration::from_millis(100);
-    table.add(&Row::more("pct clone", ours.median(), ("cp -a --reflink", raw.median()), budget));
+        [
+            &mut || pct(node, "clone 101 103"),
+            &mut || pct(node, "destroy 103"),
+            &mut || node.check(Command::new("cp").args(["-a", "--reflink=auto"]).arg(&source).arg(&copy)),
+            &mut || std::fs::remove_dir_all(&copy).expect("own directory"),
+        ],
+    )
+    .map(|samples| samples.median());
+    table.add(&Row::more("pct clone", ours, ("cp -a --reflink", raw), Duration::from_millis(100)));
 }
 
 /// Many containers made and started, some at a time.

@@ -32,7 +32,7 @@ fn main() -> ExitCode {
         }
     }
     if wanted("guests") {
-        guests::start_vm(&mut table);
+        guests::measure(&mut table);
         containers::measure(&mut table);
     }
     if wanted("network") {

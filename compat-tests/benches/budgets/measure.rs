@@ -19,17 +19,20 @@ impl Samples {
         Samples(times)
     }
 
-    /// Does something `count` times; what undoes it is not measured.
-    pub fn of_with(count: usize, mut once: impl FnMut(), mut undo: impl FnMut()) -> Self {
-        let mut times = Vec::with_capacity(count);
+    /// Does steps by turns, `count` rounds of them, so that what else the machine does meets all alike; one sample per step.
+    pub fn by_turns<const STEPS: usize>(count: usize, mut steps: [&mut dyn FnMut(); STEPS]) -> [Self; STEPS] {
+        let mut times = [(); STEPS].map(|()| Vec::with_capacity(count));
         for _ in 0..count {
-            let start = Instant::now();
-            once();
-            times.push(start.elapsed());
-            undo();
+            for (step, times) in steps.iter_mut().zip(&mut times) {
+                let start = Instant::now();
+                step();
+                times.push(start.elapsed());
+            }
         }
-        times.sort_unstable();
-        Samples(times)
+        times.map(|mut times| {
+            times.sort_unstable();
+            Samples(times)
+        })
     }
 
     /// The median.

@@ -21,29 +21,31 @@ pub fn rows(table: &mut Table) {
     let apply = || namespace.run(&mut node.program("pvenet"), "apply");
     let (full, batch) = (file(&nothing, vlans), files.join("batch"));
     fs::write(&batch, commands(vlans)).expect("own directory");
-    let clean = || {
-        propose(&nothing);
-        apply();
-        propose(&full);
-    };
-    clean();
-    let ours = Samples::of_with(ROUNDS, apply, clean).median();
     propose(&nothing);
     apply();
-    let by_hand = Samples::of_with(
+    let [_, ours, _, by_hand, _] = Samples::by_turns(
         ROUNDS,
-        || namespace.ip(&["-batch", &batch.display().to_string()]),
-        || {
-            for number in 0..BRIDGES {
-                namespace.ip(&["link", "del", &format!("br{number}")]);
-                if vlans {
-                    namespace.ip(&["link", "del", &format!("card.{}", number + 10)]);
+        [
+            &mut || propose(&full),
+            &mut || apply(),
+            &mut || {
+                propose(&nothing);
+                apply();
+            },
+            &mut || namespace.ip(&["-batch", &batch.display().to_string()]),
+            &mut || {
+                for number in 0..BRIDGES {
+                    namespace.ip(&["link", "del", &format!("br{number}")]);
+                    if vlans {
+                        namespace.ip(&["link", "del", &format!("card.{}", number + 10)]);
+                    }
                 }
-            }
-        },
-    );
+            },
+        ],
+    )
+    .map(|samples| samples.median());
     let what = if vlans { "20 VLAN bridges from nothing" } else { "20 bridges from nothing (no VLANs in this kernel)" };
-    table.add(&Row::time(what, ours, ("ip -batch", by_hand.median()), Duration::from_millis(100)));
+    table.add(&Row::time(what, ours, ("ip -batch", by_hand), Duration::from_millis(100)));
     propose(&full);
     apply();
     let again = Samples::of(ROUNDS, apply).median();

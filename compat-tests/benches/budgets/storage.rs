@@ -4,6 +4,7 @@ use crate::connection::Connection;
 use crate::measure::{Row, Samples, Table};
 use crate::node::Node;
 use std::fs;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -69,27 +70,29 @@ fn reflink(table: &mut Table) {
     let source = place.join("images/100/vm-100-disk-0.raw");
     node.check(Command::new("qemu-io").args(["-f", "raw", "-c", "write -P 7 1G 256M"]).arg(&source));
     let target = place.join("by-hand.raw");
-    let by_hand = Samples::of_with(
-        ROUNDS,
-        || node.check(Command::new("cp").arg("--reflink=always").arg(&source).arg(&target)),
-        || fs::remove_file(&target).expect("own file"),
-    );
-    let ours = copies(&node, "xfs");
+    let (ours, by_hand) = copies(&node, "xfs", &target, &mut || {
+        node.check(Command::new("cp").arg("--reflink=always").arg(&source).arg(&target));
+    });
     node.check(Command::new("umount").arg(&place));
-    let (ours, by_hand) = (ours.median(), by_hand.median());
     let what = "full copy of 10 GiB, shared, whole tool";
     table.add(&Row::time(what, ours, ("cp --reflink", by_hand), Duration::from_millis(200)));
 }
 
-/// Full copies of the disk of VM 100 on a storage, by the whole tool.
-fn copies(node: &Node, storage: &str) -> Samples {
+/// Full copies of the disk of VM 100 on a storage, by the whole tool and by hand.
+fn copies(node: &Node, storage: &str, target: &Path, by_hand: &mut dyn FnMut()) -> (Duration, Duration) {
     let path = format!("/nodes/bench/storage/{storage}/content/{storage}:100%2Fvm-100-disk-0.raw");
-    let target = format!("{storage}:200/vm-200-disk-0.raw");
-    Samples::of_with(
+    let volume = format!("{storage}:200/vm-200-disk-0.raw");
+    let [ours, _, by_hand, _] = Samples::by_turns(
         ROUNDS,
-        || node.check(node.program("pvesh").args(["create", &path, "--target", &target])),
-        || node.check(node.program("pvesm").args(["free", &target])),
+        [
+            &mut || node.check(node.program("pvesh").args(["create", &path, "--target", &volume])),
+            &mut || node.check(node.program("pvesm").args(["free", &volume])),
+            by_hand,
+            &mut || fs::remove_file(target).expect("own file"),
+        ],
     )
+    .map(|samples| samples.median());
+    (ours, by_hand)
 }
 
 /// A full copy of 512 MiB of data in 4 GiB, next to `qemu-img convert` and a sync of its target.
@@ -101,16 +104,10 @@ fn copy(table: &mut Table) {
     let order = ["-f", "raw", "-c", "write -P 7 1G 512M", &source];
     node.check(Command::new("qemu-io").args(order));
     let target = node.path("var/lib/vz/images/100/by-hand.raw");
-    let by_hand = Samples::of_with(
-        ROUNDS,
-        || {
-            node.check(Command::new("qemu-img").args(["convert", "-f", "raw", "-O", "raw", &source]).arg(&target));
-            node.check(Command::new("sync").arg("-d").arg(&target));
-        },
-        || fs::remove_file(&target).expect("own file"),
-    );
-    let ours = copies(&node, "local");
-    let (ours, by_hand) = (ours.median(), by_hand.median());
+    let (ours, by_hand) = copies(&node, "local", &target, &mut || {
+        node.check(Command::new("qemu-img").args(["convert", "-f", "raw", "-O", "raw", &source]).arg(&target));
+        node.check(Command::new("sync").arg("-d").arg(&target));
+    });
     let what = "full copy of a raw disk, whole tool";
     table.add(&Row::time(what, ours, ("qemu-img convert", by_hand), by_hand.mul_f64(1.05)));
 }
@@ -120,20 +117,22 @@ fn allocate(table: &mut Table) {
     let node = Node::prepare();
     let directory = node.path("by-hand");
     fs::create_dir_all(&directory).expect("own directory");
-    let by_hand = Samples::of(ROUNDS, || {
-        for number in 0..100 {
-            node.check(Command::new("truncate").args(["-s", "1G"]).arg(directory.join(number.to_string())));
-        }
-    });
-    let ours = Samples::of_with(
+    let [ours, _, by_hand] = Samples::by_turns(
         ROUNDS,
-        || {
-            for _ in 0..100 {
-                node.check(node.program("pvesm").args(["alloc", "local", "100", "", "1G", "--format", "raw"]));
-            }
-        },
-        || fs::remove_dir_all(node.path("var/lib/vz/images/100")).expect("own directory"),
-    );
-    let (ours, by_hand) = (ours.median(), by_hand.median());
+        [
+            &mut || {
+                for _ in 0..100 {
+                    node.check(node.program("pvesm").args(["alloc", "local", "100", "", "1G", "--format", "raw"]));
+                }
+            },
+            &mut || fs::remove_dir_all(node.path("var/lib/vz/images/100")).expect("own directory"),
+            &mut || {
+                for number in 0..100 {
+                    node.check(Command::new("truncate").args(["-s", "1G"]).arg(directory.join(number.to_string())));
+                }
+            },
+        ],
+    )
+    .map(|samples| samples.median());
     table.add(&Row::time("100 allocations, 100 tools", ours, ("truncate", by_hand), Duration::from_secs(2)));
 }

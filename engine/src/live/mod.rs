@@ -132,7 +132,7 @@ pub fn start(ctx: &Context) -> Result<Arc<Live>> {
     let ctx = Context { live: None, caller: crate::Caller::root(), ..ctx.clone() };
     // The watch comes first: what changes during the scan is seen twice, not never.
     let watch = Watch::new(&ctx)?;
-    let table = Table::scan(&ctx)?;
+    let table = Table::scan(&ctx, &watch::KINDS)?;
     table.problems().iter().for_each(report);
     let shared = Arc::new(Shared {
         guests: Mutex::new((table, watch)),
@@ -288,15 +288,32 @@ fn wait_for(fds: &[std::os::fd::BorrowedFd<'_>], wait: Duration) -> bool {
 pub fn guests(ctx: &Context) -> Result<Vec<GuestRow>> {
     match &ctx.live {
         Some(live) => Ok(live.shared.follow()?.0.rows()),
-        None => Ok(Table::scan(ctx)?.rows()),
+        None => Ok(Table::scan(ctx, &watch::KINDS)?.rows()),
     }
+}
+
+/// What is known of a running guest from looking regularly, which only the daemon does.
+pub fn known(ctx: &Context, kind: GuestKind, vmid: Vmid) -> Result<Option<Running>> {
+    let Some(live) = &ctx.live else { return Ok(None) };
+    let rows = live.shared.follow()?.0.rows();
+    Ok(rows.into_iter().find(|row| (row.vmid, row.kind) == (vmid, kind)).and_then(|row| row.running))
+}
+
+/// As [`guests`], of one kind.
+pub fn guests_of(ctx: &Context, kind: GuestKind) -> Result<Vec<GuestRow>> {
+    let mut rows = match &ctx.live {
+        Some(live) => live.shared.follow()?.0.rows(),
+        None => Table::scan(ctx, &[kind])?.rows(),
+    };
+    rows.retain(|row| row.kind == kind);
+    Ok(rows)
 }
 
 /// Configuration files that cannot be read, or not in full: of guests, users and storages.
 pub fn problems(ctx: &Context) -> Result<Vec<Problem>> {
     let mut problems = match &ctx.live {
         Some(live) => live.shared.follow()?.0.problems(),
-        None => Table::scan(ctx)?.problems(),
+        None => Table::scan(ctx, &watch::KINDS)?.problems(),
     };
     let users = access::config(ctx)?;
     // The lines themselves may hold a secret.

@@ -9,10 +9,15 @@ use crate::process::ProcessId;
 use crate::{Context, Result, Vmid, guest};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::num::NonZero;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 type Key = (Vmid, GuestKind);
+
+/// So many files are worth a thread.
+const LEAST_SHARE: usize = 200;
 
 /// A guest with what is known of it.
 struct Entry {
@@ -28,10 +33,10 @@ pub struct Table {
 }
 
 impl Table {
-    /// Reads everything once.
-    pub fn scan(ctx: &Context) -> Result<Self> {
+    /// Reads the guests of some kinds once.
+    pub fn scan(ctx: &Context, kinds: &[GuestKind]) -> Result<Self> {
         let mut table = Table::default();
-        table.read_all(ctx)?;
+        table.read_all(ctx, kinds)?;
         table.find_running(ctx);
         Ok(table)
     }
@@ -40,10 +45,10 @@ impl Table {
     pub fn follow(&mut self, ctx: &Context, watch: &mut Watch) -> Result<Vec<Problem>> {
         let before: BTreeSet<Problem> = self.problems.values().cloned().collect();
         match watch.changes()? {
-            Changes::Some(keys) => keys.into_iter().for_each(|key| self.read(ctx, key)),
+            Changes::Some(keys) => keys.into_iter().for_each(|key| self.take(ctx, key, read(ctx, key))),
             Changes::Everything => {
                 *watch = Watch::new(ctx)?;
-                self.read_all(ctx)?;
+                self.read_all(ctx, &KINDS)?;
             }
         }
         self.find_running(ctx);
@@ -96,37 +101,32 @@ impl Table {
         self.entries.values().filter_map(|entry| Some(entry.running.as_ref()?.pidfd.clone())).collect()
     }
 
-    fn read_all(&mut self, ctx: &Context) -> Result<()> {
+    fn read_all(&mut self, ctx: &Context, kinds: &[GuestKind]) -> Result<()> {
         let mut present = BTreeSet::new();
-        for kind in KINDS {
-            present.extend(guest::list(ctx, kind)?.into_iter().map(|vmid| (vmid, kind)));
+        for kind in kinds {
+            present.extend(guest::list(ctx, *kind)?.into_iter().map(|vmid| (vmid, *kind)));
         }
         self.entries.retain(|key, _| present.contains(key));
         self.problems.retain(|key, _| present.contains(key));
-        present.into_iter().for_each(|key| self.read(ctx, key));
+        let present: Vec<Key> = present.into_iter().collect();
+        for (key, facts) in read_many(ctx, &present) {
+            self.take(ctx, key, facts);
+        }
         Ok(())
     }
 
-    /// Reads one file. A file that cannot be read keeps its guest in the list, as far as it was known.
-    fn read(&mut self, ctx: &Context, key: Key) {
-        let (vmid, kind) = key;
-        let path = guest::path(ctx, kind, vmid);
-        let time = std::fs::metadata(&path).and_then(|meta| meta.modified()).ok();
-        let time = time.and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
-        let file = format!("{}/{vmid}.conf", kind.config_directory());
-        let problem = |text: String| Problem {
-            time: time.map_or(0, |elapsed| elapsed.as_secs().cast_signed()),
-            text: format!("{} {vmid}: {text}", kind.label()),
-        };
+    /// Takes over what one file says. A file that cannot be read keeps its guest in the list, as far as it was known.
+    fn take(&mut self, ctx: &Context, key: Key, facts: io::Result<GuestFacts>) {
         self.problems.remove(&key);
-        let facts = match std::fs::read(&path) {
-            Ok(bytes) => GuestFacts::of(&GuestConfig::parse(kind, &String::from_utf8_lossy(&bytes))),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+        let facts = match facts {
+            Ok(facts) => facts,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 self.entries.remove(&key);
                 return;
             }
             Err(error) => {
-                self.problems.insert(key, problem(format!("unable to read '{file}' - {}", crate::Error::from(error))));
+                let text = format!("unable to read '{}' - {}", file_name(key), crate::Error::from(error));
+                self.problems.insert(key, problem(ctx, key, &text));
                 self.entries.entry(key).or_insert_with(|| Entry { facts: Arc::default(), running: None });
                 return;
             }
@@ -134,7 +134,8 @@ impl Table {
         if !facts.unreadable_lines.is_empty() {
             // The lines themselves may hold a secret.
             let lines: Vec<String> = facts.unreadable_lines.iter().map(usize::to_string).collect();
-            self.problems.insert(key, problem(format!("unable to parse '{file}', line {}", lines.join(", "))));
+            let text = format!("unable to parse '{}', line {}", file_name(key), lines.join(", "));
+            self.problems.insert(key, problem(ctx, key, &text));
         }
         let facts = Arc::new(facts);
         self.entries
@@ -157,6 +158,43 @@ impl Table {
                 entry.running = Running::begin(ctx, kind, vmid, process);
             }
         }
+    }
+}
+
+/// What one file says.
+fn read(ctx: &Context, (vmid, kind): Key) -> io::Result<GuestFacts> {
+    let bytes = std::fs::read(guest::path(ctx, kind, vmid))?;
+    Ok(GuestFacts::of(&GuestConfig::parse(kind, &String::from_utf8_lossy(&bytes))))
+}
+
+/// What many files say; all processors read when it is worth it.
+fn read_many(ctx: &Context, keys: &[Key]) -> Vec<(Key, io::Result<GuestFacts>)> {
+    let some = |keys: &[Key]| keys.iter().map(|key| (*key, read(ctx, *key))).collect::<Vec<_>>();
+    let readers = std::thread::available_parallelism().map_or(1, NonZero::get).min(keys.len() / LEAST_SHARE).max(1);
+    std::thread::scope(|scope| {
+        let mut shares = keys.chunks(keys.len().div_ceil(readers).max(1));
+        let own = shares.next().unwrap_or_default();
+        let others: Vec<_> = shares.map(|share| scope.spawn(|| some(share))).collect();
+        let mut all = some(own);
+        for other in others {
+            all.extend(other.join().expect("reading a file does not panic"));
+        }
+        all
+    })
+}
+
+/// The file below the node's directory.
+fn file_name((vmid, kind): Key) -> String {
+    format!("{}/{vmid}.conf", kind.config_directory())
+}
+
+/// A problem of a file, with the time of its last change.
+fn problem(ctx: &Context, (vmid, kind): Key, text: &str) -> Problem {
+    let time = std::fs::metadata(guest::path(ctx, kind, vmid)).and_then(|meta| meta.modified()).ok();
+    let time = time.and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
+    Problem {
+        time: time.map_or(0, |elapsed| elapsed.as_secs().cast_signed()),
+        text: format!("{} {vmid}: {text}", kind.label()),
     }
 }
 

@@ -43,7 +43,7 @@ pub fn current(ctx: &Context, vmid: Vmid) -> Result<Map<String, Value>> {
     let mut running = init.and_then(|init| Running::begin(ctx, GuestKind::Lxc, vmid, init));
     if let Some(running) = &mut running {
         // The load between two looks is known to whoever looks regularly.
-        let known = live::guests(ctx)?.into_iter().find(|row| row.vmid == vmid).and_then(|row| row.running);
+        let known = live::known(ctx, GuestKind::Lxc, vmid)?;
         running.busy = known.filter(|known| known.process == running.process).map_or(0.0, |known| known.busy);
     }
     let row = GuestRow { vmid, kind: GuestKind::Lxc, facts: Arc::new(GuestFacts::of(&config)), running };

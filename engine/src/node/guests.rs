@@ -18,8 +18,8 @@ pub fn containers(call: &Call) -> Result<Reply> {
 
 fn list(call: &Call, kind: GuestKind) -> Result<Reply> {
     let view = View::of(call.ctx)?;
-    let mut guests = live::guests(call.ctx)?;
-    guests.retain(|row| row.kind == kind && row.is_visible_to(&view));
+    let mut guests = live::guests_of(call.ctx, kind)?;
+    guests.retain(|row| row.is_visible_to(&view));
     let look = Look::at(&guests);
     let rows: Vec<StatusRow> = guests.iter().map(|guest| StatusRow::new(guest, &look)).collect();
     Reply::list(&rows)

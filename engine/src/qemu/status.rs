@@ -24,7 +24,7 @@ pub fn current(ctx: &Context, vmid: Vmid, config: &GuestConfig) -> Result<Value>
     let mut running = process.and_then(|process| Running::begin(ctx, GuestKind::Qemu, vmid, process));
     if let Some(running) = &mut running {
         // The load between two looks is known to whoever looks regularly.
-        let known = live::guests(ctx)?.into_iter().find(|row| row.vmid == vmid).and_then(|row| row.running);
+        let known = live::known(ctx, GuestKind::Qemu, vmid)?;
         if let Some(known) = known.filter(|known| known.process == running.process) {
             running.busy = known.busy;
             running.usage.take_told(&known.usage);
