@@ -11,7 +11,6 @@ use crate::storage::driver::{Filter, Storage};
 use crate::storage::headers;
 use crate::storage::volume::{Format, Volume};
 use crate::{Result, Vmid, error::ResultExt, guest};
-use std::collections::HashMap;
 use std::fs::{self, DirEntry, Metadata};
 use std::io::{BufRead, BufReader, ErrorKind, Read};
 use std::os::unix::fs::MetadataExt;
@@ -64,26 +63,26 @@ fn metadata(storage: &Storage, directory: &Path, entry: &DirEntry) -> Option<Met
 
 fn images(storage: &Storage, filter: &Filter, read_image: ReadImage, volumes: &mut Vec<Volume>) -> Result<()> {
     let directory = storage.entry.content_directory(Content::Images)?;
-    let mut owners = HashMap::new();
     let guests: Vec<Vmid> = match filter.vmid {
         Some(vmid) => vec![vmid],
         None => entries(&directory)?.iter().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect(),
     };
     for vmid in guests {
         let of_guest = directory.join(vmid.to_string());
-        if check_inside(storage, &directory, &of_guest).is_err() {
+        let is_link = fs::symlink_metadata(&of_guest).is_ok_and(|metadata| metadata.is_symlink());
+        if is_link && check_inside(storage, &directory, &of_guest).is_err() {
             continue;
         }
-        for entry in entries(&of_guest)? {
-            let Some(volume) = read_image(storage, &directory, vmid, &entry) else { continue };
-            let content = *owners.entry(vmid).or_insert_with(|| match guest::find(storage.ctx, vmid) {
-                Some(GuestKind::Lxc) => Content::Rootdir,
-                _ => Content::Images,
-            });
-            if filter.contents.contains(&content) {
-                volumes.push(Volume { content, ..volume });
-            }
+        let content = match guest::find(storage.ctx, vmid) {
+            Some(GuestKind::Lxc) => Content::Rootdir,
+            _ => Content::Images,
+        };
+        if !filter.contents.contains(&content) {
+            continue;
         }
+        let images = entries(&of_guest)?.into_iter();
+        let images = images.filter_map(|entry| read_image(storage, &directory, vmid, &entry));
+        volumes.extend(images.map(|volume| Volume { content, ..volume }));
     }
     Ok(())
 }

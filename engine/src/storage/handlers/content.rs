@@ -8,6 +8,7 @@ use crate::storage::{
 };
 use crate::task::{Upid, journal};
 use crate::{Call, Error, Reply, Result, access};
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -33,29 +34,49 @@ pub(super) fn list(call: &Call) -> Result<Reply> {
             check_described(call.ctx, None, &volume.id, &described).is_ok()
         })
     };
-    let rows = volumes.iter().filter(|volume| may_read(volume)).map(row);
-    Ok(Reply::from(Value::Array(rows.collect())))
+    let rows: Vec<Row> = volumes.iter().filter(|volume| may_read(volume)).map(Row::of).collect();
+    Reply::list(&rows)
 }
 
-fn row(volume: &Volume) -> Value {
-    let mut row = Map::new();
-    let mut put = |key: &str, value: Option<Value>| {
-        if let Some(value) = value {
-            row.insert(key.to_owned(), value);
+/// A volume in the list. Members that would say nothing are missing.
+#[derive(Serialize)]
+struct Row<'a> {
+    volid: String,
+    content: &'static str,
+    format: &'a str,
+    size: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    used: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    vmid: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parent: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ctime: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    subtype: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    notes: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    protected: Option<u8>,
+}
+
+impl<'a> Row<'a> {
+    fn of(volume: &'a Volume) -> Self {
+        Row {
+            volid: volume.id.to_string(),
+            content: volume.content.name(),
+            format: &volume.format,
+            size: volume.size,
+            used: volume.used,
+            vmid: volume.vmid.map(|vmid| vmid.number()),
+            parent: volume.parent.as_deref(),
+            ctime: volume.ctime,
+            subtype: volume.subtype,
+            notes: volume.notes.as_deref(),
+            protected: volume.protected.then_some(1),
         }
-    };
-    put("volid", Some(json!(volume.id.to_string())));
-    put("content", Some(json!(volume.content.name())));
-    put("format", Some(json!(volume.format)));
-    put("size", Some(json!(volume.size)));
-    put("used", volume.used.map(Value::from));
-    put("vmid", volume.vmid.map(|vmid| json!(vmid.number())));
-    put("parent", volume.parent.as_deref().map(Value::from));
-    put("ctime", volume.ctime.map(Value::from));
-    put("subtype", volume.subtype.map(Value::from));
-    put("notes", volume.notes.as_deref().map(Value::from));
-    put("protected", volume.protected.then(|| json!(1)));
-    Value::Object(row)
+    }
 }
 
 pub(super) fn allocate(call: &Call) -> Result<Reply> {
