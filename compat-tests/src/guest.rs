@@ -71,6 +71,25 @@ pub fn busybox_template(archive: &Path) {
     assert!(tar.status().is_ok_and(|status| status.success()), "{tar:?}");
 }
 
+/// A template of Debian 12 with systemd, built once by `pveam build` on this node's programs, and kept.
+///
+/// # Errors
+/// Why it cannot be had here (no `debootstrap`, no network).
+pub fn debian_template(node: &crate::Node) -> Result<PathBuf, String> {
+    let directory = cache()?;
+    let kept = directory.join("debian-12-container.tar.zst");
+    let _lock = lock(&directory)?;
+    if !kept.exists() {
+        let built = node.run("pveam", &["build", "debian-12"]);
+        let name = built.stdout.lines().last().and_then(|volume| volume.strip_prefix("local:vztmpl/"));
+        let name = name.filter(|_| built.code == 0).ok_or_else(|| format!("{built:?}"))?;
+        let draft = kept.with_extension("unfinished");
+        fs::copy(node.path(&format!("var/lib/vz/template/cache/{name}")), &draft).map_err(text)?;
+        fs::rename(draft, &kept).map_err(text)?;
+    }
+    Ok(kept)
+}
+
 /// A bridge of the test's own; it goes when this is dropped.
 pub struct Bridge(String);
 

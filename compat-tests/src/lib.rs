@@ -8,11 +8,13 @@ pub mod console;
 pub mod debian;
 pub mod guest;
 pub mod lab;
+pub mod loop_mount;
 mod node;
 pub mod process;
 pub mod python;
 mod seed;
 pub mod serial;
+pub mod terminal;
 pub mod visitor;
 mod web;
 

@@ -4,10 +4,10 @@
 
 use compat_tests::console::{Socket, Viewer};
 use compat_tests::guest::busybox_template;
+use compat_tests::terminal::dialogue;
 use compat_tests::{Node, process};
 use std::fs;
 use std::io::Write;
-use std::process::{Command, Stdio};
 
 const CONTAINER: &str = "/nodes/pve1/lxc/8361";
 
@@ -56,14 +56,14 @@ fn terminals_lead_into_the_container() {
     drop(viewer);
 
     // On a terminal of its own, with its size and its end.
-    let entered = on_a_terminal(&node, "pct enter 8361", "echo in-$((1+1)); tty; exit 3\n");
+    let entered = dialogue(&node, "pct enter 8361", &[("# ", "echo in-$((1+1)); tty; exit 3\n")]);
     assert!(entered.contains("in-2") && entered.contains("/dev/pts/"), "{entered}");
     node.run("pct", &["set", "8361", "--cmode", "tty"]).ok();
     node.finish(&client, &client.post(&format!("{CONTAINER}/status/stop"), &[]).data());
     node.finish(&client, &client.post(&format!("{CONTAINER}/status/start"), &[]).data());
     // The escape key ends the console, not the shell behind it.
-    let seen = on_a_terminal(&node, "pct console 8361 --escape ^b", "\necho at-$((2+3))\n\u{2}q");
-    assert!(seen.contains("at-5"), "{seen}");
+    let steps = [("", "\n"), ("# ", "echo at-$((2+3))\n"), ("at-5", "\u{2}q")];
+    dialogue(&node, "pct console 8361 --escape ^b", &steps);
     node.finish(&client, &client.post(&format!("{CONTAINER}/status/stop"), &[]).data());
     let closed = client.post(&format!("{CONTAINER}/termproxy"), &[]).data();
     let mut socket = Socket::open(&client, CONTAINER, &closed).unwrap();
@@ -71,47 +71,4 @@ fn terminals_lead_into_the_container() {
     socket.write_all(line.as_bytes()).unwrap();
     assert_eq!(node.wait_task(&client, &closed["upid"]), "CT 8361 not running");
     node.finish(&client, &client.delete(CONTAINER).data());
-}
-
-/// Runs a tool on a pseudo terminal and gives back what was to be seen there.
-fn on_a_terminal(node: &Node, command: &str, typed: &str) -> String {
-    let (tool, rest) = command.split_once(' ').unwrap();
-    let program = node.program(tool);
-    let line = format!("{} {rest}", program.get_program().to_string_lossy());
-    let mut script = Command::new("script");
-    for (key, value) in program.get_envs() {
-        script.env(key, value.unwrap());
-    }
-    script.args(["-qec", &line, "/dev/null"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = script.spawn().unwrap();
-    let mut input = child.stdin.take().unwrap();
-    // A shell that is not there yet loses what is typed; a person looks at the prompt.
-    let mut output = child.stdout.take().unwrap();
-    let (sender, receiver) = std::sync::mpsc::channel();
-    let reader = std::thread::spawn(move || {
-        let (mut all, mut buffer, mut told) = (Vec::new(), [0; 4096], false);
-        while let Ok(count) = std::io::Read::read(&mut output, &mut buffer) {
-            if count == 0 {
-                break;
-            }
-            all.extend_from_slice(&buffer[..count]);
-            if !told {
-                told = true;
-                sender.send(()).unwrap();
-            }
-        }
-        String::from_utf8_lossy(&all).into_owned()
-    });
-    receiver.recv_timeout(std::time::Duration::from_secs(20)).unwrap();
-    for key in typed.split_inclusive('\n') {
-        input.write_all(key.as_bytes()).unwrap();
-        input.flush().unwrap();
-        std::thread::sleep(std::time::Duration::from_millis(300));
-    }
-    // `script` copies what is typed until its program ends, which the escape key or `exit` has seen to.
-    let seen = compat_tests::wait_for("the tool's end", 20, || child.try_wait().unwrap());
-    drop(input);
-    let text = reader.join().unwrap();
-    assert!(seen.code().is_some(), "{text}");
-    text
 }

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "a panic is a test's report")]
 
 use compat_tests::guest::busybox_template;
+use compat_tests::loop_mount::LoopMount;
 use compat_tests::{Node, process, setting, wait_for};
 use std::fs;
 use std::process::{Child, Command, Stdio};
@@ -52,53 +53,106 @@ fn left(node: &Node) -> Vec<String> {
     let loops = String::from_utf8(Command::new("losetup").arg("--all").output().unwrap().stdout).unwrap();
     let mut found: Vec<String> = mounts.lines().chain(loops.lines()).map(str::to_owned).collect();
     found.retain(|line| line.contains(&root));
-    for place in ["var/lib/vz/images", "var/lib/lxc", "etc/pve/nodes/pve1/lxc"] {
-        found.extend(fs::read_dir(node.path(place)).into_iter().flatten().flatten().map(|e| format!("{:?}", e.path())));
+    for place in
+        ["var/lib/vz/images", "btr/images", "var/lib/lxc", "var/lib/ferrovisor/work-lxc", "etc/pve/nodes/pve1/lxc"]
+    {
+        let entries = fs::read_dir(node.path(place)).into_iter().flatten().flatten();
+        // What templates share stays as long as they do.
+        found.extend(entries.filter(|e| e.file_name() != ".unpacked").map(|e| format!("{:?}", e.path())));
     }
     found
 }
 
+/// A container's state as a word: gone, whole, or what is wrong with it.
+fn state(node: &Node, vmid: u32) -> String {
+    let Ok(text) = fs::read_to_string(node.path(&format!("etc/pve/nodes/pve1/lxc/{vmid}.conf"))) else {
+        return "gone".into();
+    };
+    match text.lines().find(|line| line.starts_with("lock:") || line.starts_with("snapstate:")) {
+        Some(line) => format!("{line} in:\n{text}"),
+        None => "whole".into(),
+    }
+}
+
+/// What is done to the container 8391, and whether it must be there before.
+const WORK: [(&str, bool); 9] = [
+    ("create 8391 local:vztmpl/busybox.tar.gz --ostype unmanaged --memory 32 --rootfs btr:SIZE", false),
+    ("clone 8390 8391 --full 1", false),
+    ("clone 8389 8391", false),
+    ("start 8391", true),
+    ("stop 8391", true),
+    ("snapshot 8391 two", true),
+    ("rollback 8391 one", true),
+    ("delsnapshot 8391 one", true),
+    ("destroy 8391", true),
+];
+
 #[test]
-fn killed_tools_leave_what_can_be_removed() {
+fn what_killed_tools_have_begun_is_settled() {
     let node = node();
     let run = |words: &str| node.run("pct", &words.split(' ').collect::<Vec<_>>());
-    run(&create(8390, "0.05")).ok();
+    let mounted = LoopMount::new("btrfs", 4 << 30, &node.path("btr"));
+    let place = mounted.path().to_string_lossy().into_owned();
+    node.run("pvesm", &["add", "btrfs", "btr", "--path", &place, "--content", "rootdir,images"]).ok();
+    let made = |vmid: u32, size: &str| create(vmid, size).replace("local:0", "btr:0");
+    run(&made(8390, "0.05")).ok();
+    run(&made(8389, "0")).ok();
+    assert_eq!(run("template 8389").code, 0);
     let mut moment = 7_u64;
-    for round in 0..setting("FERROVISOR_KILLS", 10) {
-        let (vmid, words) = match round % 5 {
-            0 => (8391, create(8391, "0.05")),
-            1 => (8391, "clone 8390 8391".to_owned()),
-            operation => {
-                run(&create(8391, "0.05")).ok();
-                if operation == 3 {
-                    run("start 8391").ok();
-                }
-                (8391, ["start 8391", "stop 8391", "destroy 8391"][operation as usize - 2].to_owned())
+    for round in 0..setting("FERROVISOR_KILLS", WORK.len()) {
+        // Directories and images in turn.
+        let size = if round / WORK.len() % 2 == 0 { "0" } else { "0.05" };
+        let (words, is_there) = WORK[round % WORK.len()];
+        if is_there {
+            run(&made(8391, size)).ok();
+            run("snapshot 8391 one").ok();
+            if !words.starts_with("start") && !words.starts_with("destroy") {
+                run("start 8391").ok();
             }
-        };
-        let mut child = spawn(&node, &words);
+        }
+        let mut child = spawn(&node, &words.replace("SIZE", size));
         // Moments that are spread over what such a command takes.
         moment = moment * 37 % 211;
         std::thread::sleep(Duration::from_millis(moment));
         let _ = child.kill();
         child.wait().unwrap();
-        // What was being written when it was killed may still be on its way; then it ends by itself.
-        let deadline = Instant::now() + Duration::from_secs(20);
-        while node.path(&format!("etc/pve/nodes/pve1/lxc/{vmid}.conf")).exists() {
-            let destroyed = run(&format!("destroy {vmid} --force 1 --destroy-unreferenced-disks 1"));
-            assert!(destroyed.code == 0 || Instant::now() < deadline, "after '{words}': {destroyed:?}");
+        // Whoever comes next finds no work under way, and nothing of what was begun.
+        assert_eq!(run("list").code, 0);
+        let found = state(&node, 8391);
+        assert!(["gone", "whole"].contains(&found.as_str()), "round {round}, '{words}' after {moment} ms: {found}");
+        if found == "whole" {
+            // One that was being stopped may still be on its way down.
+            wait_for("a container that works", 20, || {
+                if !run("status 8391").stdout.contains("running") {
+                    run("start 8391");
+                }
+                (run("exec 8391 -- echo alive").stdout == "alive\n").then_some(())
+            });
+            let destroyed = run("destroy 8391 --force 1");
+            assert_eq!(destroyed.code, 0, "round {round}, '{words}' after {moment} ms: {destroyed:?}");
         }
         // The next who writes a configuration removes what a killed writer never moved to its name.
         run(&format!("set 8390 --description {round}")).ok();
-        wait_for("nothing to be left", 20, || {
-            let left: Vec<String> = left(&node).into_iter().filter(|line| !line.contains("8390")).collect();
-            left.is_empty().then_some(()).or_else(|| (Instant::now() > deadline).then(|| panic!("'{words}': {left:?}")))
+        let mut now = Vec::new();
+        let deadline = Instant::now() + Duration::from_secs(20);
+        wait_for("nothing to be left", 30, || {
+            // A note that a killed process never moved to its name goes with the next one.
+            let is_left = |line: &String| line.contains("8391") && !line.contains("/.8391.tmp.");
+            now = left(&node).into_iter().filter(is_left).collect();
+            assert!(now.is_empty() || Instant::now() < deadline, "round {round}, '{words}' after {moment} ms: {now:?}");
+            now.is_empty().then_some(())
         });
-        assert!(!run("config 8390").ok().contains("lock:"));
     }
-    run("start 8390").ok();
-    assert_eq!(run("destroy 8390 --force 1").code, 0);
-    assert_eq!(left(&node), Vec::<String>::new());
+    for vmid in [8390, 8389] {
+        assert_eq!(state(&node, vmid), "whole");
+        assert_eq!(run(&format!("destroy {vmid}")).code, 0);
+    }
+    let own = place.as_str();
+    let rest: Vec<String> = left(&node)
+        .into_iter()
+        .filter(|line| !line.contains(&format!("{own} ")) && !line.contains("btr.btrfs") && !line.contains(".tmp."))
+        .collect();
+    assert_eq!(rest, Vec::<String>::new());
 }
 
 /// Three ways in turn: the worker of a creation, the daemon that started it, the monitor of the container that it made.

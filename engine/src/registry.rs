@@ -127,6 +127,10 @@ fn call(ctx: &Context, method: &'static Method, params: Map<String, Value>) -> R
     {
         crate::qemu::recovery::before(ctx);
     }
+    let of_containers = ["/nodes/{node}/lxc", "/nodes/{node}/storage/{storage}/content"];
+    if of_containers.iter().any(|p| method.template.starts_with(p)) {
+        crate::lxc::recovery::before(ctx);
+    }
     handler(&Call { ctx, method, params: Params::verified(params) })
 }
 

@@ -8,6 +8,7 @@
 
 use super::idmap::IdMap;
 use super::interface::Interface;
+use super::recovery::{Kind, Work};
 use super::snapshot::{can_clone, volume_id};
 use super::volume::{self, MountPoint, Source};
 use super::{destroy, disk, monitor, mount, setup};
@@ -114,6 +115,11 @@ pub fn clone(task: &Task, wanted: &Clone) -> Result<()> {
     config.current = plan.part.clone();
     config.current.options.retain(|key, _| !volume::is_mount_key(key));
     config.current.set("lock", "create");
+    let ids = plan.mounts.iter().map(volume_id).collect::<Result<Vec<_>>>()?;
+    let of = |id: &VolumeId| wanted.storage.clone().unwrap_or_else(|| id.storage.clone());
+    let storages: Vec<String> = ids.iter().map(of).collect();
+    let storages: Vec<&str> = storages.iter().map(String::as_str).collect();
+    let _work = Work::begin(ctx, wanted.target, Kind::Create(&storages, None))?;
     guest::create(ctx, wanted.target, &config)?;
     let mut made = Vec::new();
     let Err(error) = fill(task, wanted, &plan, &mut made) else { return Ok(()) };

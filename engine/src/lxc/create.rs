@@ -9,22 +9,24 @@
 
 use super::idmap::IdMap;
 use super::interface::Interface;
+use super::recovery::{Kind, Work};
 use super::setup::{self, NewAccount};
+use super::template::{self, Archive};
 use super::volume::{self, MountPoint};
-use super::{destroy, disk, mount, oci, relocate, restore, template};
-use crate::config::guest::{GuestConfig, GuestKind};
+use super::{destroy, disk, mount, oci, relocate, restore, unpacked};
+use crate::config::guest::{GuestConfig, GuestKind, Part};
 use crate::storage::{self, VolumeId};
 use crate::{Context, Error, Result, Task, Vmid, access, guest};
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// What is to be made.
 #[derive(Debug, Clone)]
 pub struct NewContainer {
     /// Its number.
     pub vmid: Vmid,
-    /// The template.
-    pub template: VolumeId,
+    /// The template or backup; none for what comes over standard input.
+    pub template: Option<VolumeId>,
     /// Options as they shall stand in the configuration, without mounts.
     pub options: BTreeMap<String, String>,
     /// The description.
@@ -39,6 +41,8 @@ pub struct NewContainer {
     pub pool: Option<String>,
     /// Keep going when tar could not unpack everything.
     pub ignore_unpack_errors: bool,
+    /// KiB per second at most.
+    pub limit: Option<u64>,
     /// What the archive is a backup of a container for.
     pub restore: Option<Restore>,
 }
@@ -64,6 +68,23 @@ pub fn archive(ctx: &Context, template: &VolumeId) -> Result<PathBuf> {
     if path.is_file() { Ok(path) } else { Err(Error::new(format!("volume '{template}' does not exist"))) }
 }
 
+impl NewContainer {
+    fn archive(&self, ctx: &Context) -> Result<Archive> {
+        self.template.as_ref().map_or(Ok(Archive::StandardInput), |id| archive(ctx, id).map(Archive::File))
+    }
+
+    /// How the archive is named in logs.
+    fn name(&self) -> String {
+        self.template.as_ref().map_or_else(|| "-".to_owned(), VolumeId::to_string)
+    }
+
+    /// Storages on which volumes will be made.
+    fn storages(&self) -> Vec<&str> {
+        let wanted = self.mounts.iter().filter_map(|point| Some(point.wants_new_volume()?.0));
+        wanted.chain(self.restore.iter().map(|restore| restore.storage.as_str())).collect()
+    }
+}
+
 /// Makes the container; the caller holds the guest's lock.
 pub fn create(task: &Task, new: &NewContainer) -> Result<()> {
     let (ctx, vmid) = (task.ctx, new.vmid);
@@ -71,6 +92,11 @@ pub fn create(task: &Task, new: &NewContainer) -> Result<()> {
     let prefix = || format!("unable to {verb} CT {vmid} -");
     let fail =
         |error: Error| Error::new(format!("{} {}", prefix(), error.message().trim_start_matches(&prefix()).trim()));
+    let overwrite = new.restore.as_ref().is_some_and(|restore| restore.overwrite);
+    let old = (overwrite && guest::find(ctx, vmid) == Some(GuestKind::Lxc))
+        .then(|| guest::load(ctx, GuestKind::Lxc, vmid))
+        .transpose()?;
+    let _work = Work::begin(ctx, vmid, Kind::Create(&new.storages(), old.as_ref())).map_err(fail)?;
     let replaced = reserve(ctx, new).map_err(fail)?;
     let mut made = Vec::new();
     let filled = fill(task, new, replaced.as_ref(), &mut made).map_err(fail);
@@ -134,7 +160,7 @@ fn remove_replaced(task: &Task, vmid: Vmid, old: &GuestConfig) -> Result<()> {
 /// Everything behind the reserved number. Volumes are entered into `made` as soon as they exist.
 fn fill(task: &Task, new: &NewContainer, replaced: Option<&GuestConfig>, made: &mut Vec<VolumeId>) -> Result<()> {
     let (ctx, vmid) = (task.ctx, new.vmid);
-    let archive = archive(ctx, &new.template)?;
+    let archive = new.archive(ctx)?;
     let mut config = GuestConfig::new(GuestKind::Lxc);
     let part = &mut config.current;
     part.options.extend(new.options.clone());
@@ -146,8 +172,14 @@ fn fill(task: &Task, new: &NewContainer, replaced: Option<&GuestConfig>, made: &
     let backup = match &new.restore {
         None => None,
         Some(wanted) => {
-            task.log(format!("recovering backed-up configuration from '{}'", new.template));
-            let backup = restore::config(&archive)?;
+            let backup = match &archive {
+                Archive::File(path) => {
+                    task.log(format!("recovering backed-up configuration from '{}'", new.name()));
+                    restore::config(path)?
+                }
+                // It comes with the files; until then only the caller's wishes are known.
+                Archive::StandardInput => Part::default(),
+            };
             part.raw.extend(restore::raw_lines(ctx, &backup));
             if wanted.unprivileged.unwrap_or(backup.flag("unprivileged")) {
                 part.set("unprivileged", "1");
@@ -161,6 +193,16 @@ fn fill(task: &Task, new: &NewContainer, replaced: Option<&GuestConfig>, made: &
         }
     };
     let map = IdMap::of(part)?;
+    let mut is_unpacked = false;
+    if let Archive::File(path) = &archive
+        && let Some(template) = new.template.as_ref().filter(|_| new.restore.is_none() && !new.ignore_unpack_errors)
+        && let [root] = &mut mounts[..]
+        && new.limit.is_none()
+        && let Some(volume) = unpacked::root_volume(task, vmid, template, path, root, &map)?
+    {
+        made.push(volume);
+        is_unpacked = true;
+    }
     for point in &mut mounts {
         task.check_abort()?;
         made.extend(disk::allocate(ctx, vmid, point, &map, &|line| task.log(line))?);
@@ -184,9 +226,13 @@ fn fill(task: &Task, new: &NewContainer, replaced: Option<&GuestConfig>, made: &
         let mounted = mount::mount_all(ctx, vmid, &mounts, &map, true)?;
         match (&new.restore, backup.as_ref()) {
             (Some(wanted), Some(backup)) => {
-                task.log(format!("restoring '{}' now..", new.template));
+                if new.template.is_some() {
+                    task.log(format!("restoring '{}' now..", new.name()));
+                }
                 unpack(task, new, &archive, &mounted, &map)?;
                 task.log("merging backed-up and given configuration..");
+                let found = if new.template.is_some() { None } else { restore::config_within(&mounted.root)? };
+                let backup = found.as_ref().unwrap_or(backup);
                 restore::merge(task, &mut config.current, backup, wanted.unique)?;
                 let rules = restore::take_files(&mounted.root)?;
                 if let Some(rules) = rules.filter(|_| !wanted.without_firewall) {
@@ -195,7 +241,9 @@ fn fill(task: &Task, new: &NewContainer, replaced: Option<&GuestConfig>, made: &
                 setup::after_restore(&mounted.root, vmid, &config.current, |text| task.warn(text))
             }
             _ => {
-                if let Some(image) = oci::Archive::open(&archive)? {
+                if is_unpacked {
+                    task.log("the files are shared with other containers of this template until they are changed");
+                } else if let Some(image) = oci_image(&archive)? {
                     task.log("Detected OCI archive");
                     let wishes = image.unpack(task, &mounted.root, &map)?;
                     oci::enter(task, &wishes, &mounted.root, &mut config.current)?;
@@ -232,9 +280,16 @@ fn fill(task: &Task, new: &NewContainer, replaced: Option<&GuestConfig>, made: &
     Ok(())
 }
 
-fn unpack(task: &Task, new: &NewContainer, archive: &Path, mounted: &mount::Mounted, map: &IdMap) -> Result<()> {
-    task.log(format!("extracting archive '{}'", archive.display()));
-    match template::unpack(archive, &mounted.path, map, |line| task.log(line)) {
+fn oci_image(archive: &Archive) -> Result<Option<oci::Archive>> {
+    match archive {
+        Archive::File(path) => oci::Archive::open(path),
+        Archive::StandardInput => Ok(None),
+    }
+}
+
+fn unpack(task: &Task, new: &NewContainer, archive: &Archive, mounted: &mount::Mounted, map: &IdMap) -> Result<()> {
+    task.log(format!("extracting archive {archive}"));
+    match template::unpack(archive, &mounted.path, map, new.limit, |line| task.log(line)) {
         Err(error) if new.ignore_unpack_errors => {
             task.warn(error.message());
             Ok(())

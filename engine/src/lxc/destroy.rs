@@ -1,10 +1,12 @@
 //! Removing a container with everything that is its own: `vzdestroy`. (PVE: LXC.pm, destroy_lxc_container)
 
 use super::liblxc::Runtime;
+use super::recovery::{Kind, Work};
 use super::stop::{self, Stop};
 use super::{facts, monitor, volume};
 use crate::config::guest::{GuestConfig, GuestKind};
 use crate::storage::{self, VolumeId};
+use crate::task::abort;
 use crate::{Context, Error, Result, Task, Vmid, access, bail, error::ResultExt, guest};
 use std::fs;
 use std::io::ErrorKind;
@@ -44,6 +46,14 @@ pub fn destroy(task: &Task, runtime: &dyn Runtime, vmid: Vmid, options: Destroy)
         task.warn(format!("forced to stop CT {vmid} before destroying!"));
         stop::stop(task, runtime, vmid, Stop::Kill)?;
     }
+    let _work = Work::begin(ctx, vmid, Kind::Destroy(options))?;
+    task.check_abort()?;
+    remove(ctx, vmid, options, &mut |line| task.log(line))
+}
+
+/// Removes a stopped container with all that is its own, or what is left of it.
+pub fn remove(ctx: &Context, vmid: Vmid, options: Destroy, log: &mut dyn FnMut(&str)) -> Result<()> {
+    let config = guest::load(ctx, GuestKind::Lxc, vmid)?;
     stop::clean_up(ctx, vmid)?;
     let mut volumes: Vec<VolumeId> = Vec::new();
     let parts = [&config.current, &config.pending.part].into_iter().chain(config.snapshots.values());
@@ -55,7 +65,7 @@ pub fn destroy(task: &Task, runtime: &dyn Runtime, vmid: Vmid, options: Destroy)
         }
         match storage::describe(ctx, &id) {
             Ok(described) if described.vmid == Some(vmid) => volumes.push(id),
-            Ok(_) => task.log(format!("ignore deletion of '{id}', CT {vmid} isn't the owner!")),
+            Ok(_) => log(&format!("ignore deletion of '{id}', CT {vmid} isn't the owner!")),
             Err(_) => {}
         }
     }
@@ -64,9 +74,9 @@ pub fn destroy(task: &Task, runtime: &dyn Runtime, vmid: Vmid, options: Destroy)
         volumes.extend(more.filter(|id| !volumes.contains(id)).collect::<Vec<_>>());
     }
     for id in &volumes {
-        task.check_abort()?;
+        abort::check()?;
         storage::free(ctx, id).context(|| format!("unable to remove volume '{id}'"))?;
-        task.log(format!("removed volume '{id}'"));
+        log(&format!("removed volume '{id}'"));
     }
     if options.unreferenced {
         storage::remove_abandoned(ctx, vmid)?;
@@ -75,7 +85,7 @@ pub fn destroy(task: &Task, runtime: &dyn Runtime, vmid: Vmid, options: Destroy)
     access::remove_guest(ctx, vmid)?;
     guest::firewall::remove(ctx, vmid)?;
     if options.purge {
-        task.log(format!("purging CT {vmid} from related configurations.."));
+        log(&format!("purging CT {vmid} from related configurations.."));
         guest::purge::backup_jobs(ctx, vmid)?;
     }
     // Last, so that the number cannot be used again while something of the old guest exists.

@@ -6,8 +6,18 @@ use super::volume::MountPoint;
 use super::{monitor, mount};
 use crate::storage::{self, Copy, Format, NewVolume, VolumeId, VolumeKind};
 use crate::{Context, Error, Result, Task, Vmid, command, error::ResultExt};
+use std::path::Path;
 
 const GIB: f64 = 1024.0 * 1024.0 * 1024.0;
+
+/// The storage, bytes and format of the new volume that a mount point asks for.
+pub fn wanted<'a>(ctx: &Context, mount: &'a MountPoint) -> Result<Option<(&'a str, u64, Format)>> {
+    let Some((storage, gib)) = mount.wants_new_volume() else { return Ok(None) };
+    storage::check_content(ctx, storage, "rootdir")?;
+    // Whole KiB, as PVE rounds.
+    let size = (gib * GIB) as u64 / 1024 * 1024;
+    Ok(Some((storage, size, format_on(ctx, storage, size)?)))
+}
 
 /// Makes the volume that `STORAGE:GIB` asks for and puts its id and size into the mount point. A mount point that
 /// asks for nothing stays as it is. Gives back what was made.
@@ -18,11 +28,7 @@ pub fn allocate(
     map: &IdMap,
     log: &dyn Fn(&str),
 ) -> Result<Option<VolumeId>> {
-    let Some((storage, gib)) = mount.wants_new_volume() else { return Ok(None) };
-    storage::check_content(ctx, storage, "rootdir")?;
-    // Whole KiB, as PVE rounds.
-    let size = (gib * GIB) as u64 / 1024 * 1024;
-    let format = format_on(ctx, storage, size)?;
+    let Some((storage, size, format)) = wanted(ctx, mount)? else { return Ok(None) };
     let new = NewVolume { vmid, format: Some(format), name: None, size, kind: VolumeKind::ContainerRoot };
     let id = storage::allocate(ctx, storage, &new)?;
     let prepared = prepare(ctx, &id, format, map, log);
@@ -88,10 +94,21 @@ pub fn copy(
 
 fn prepare(ctx: &Context, id: &VolumeId, format: Format, map: &IdMap, log: &dyn Fn(&str)) -> Result<()> {
     let path = storage::activate_volume(ctx, id, None)?;
-    let (user, group) = (map.user(0)?, map.group(0)?);
     if format == Format::Subvol {
-        return std::os::unix::fs::chown(&path, Some(user), Some(group)).context(|| path.display().to_string());
+        return own(&path, map);
     }
+    format_image(&path, map, log).context(|| format!("unable to format volume '{id}'"))
+}
+
+/// Gives an empty directory to the container's root.
+pub fn own(path: &Path, map: &IdMap) -> Result<()> {
+    let (user, group) = (map.user(0)?, map.group(0)?);
+    std::os::unix::fs::chown(path, Some(user), Some(group)).context(|| path.display().to_string())
+}
+
+/// Makes a file system that belongs to the container's root.
+pub fn format_image(path: &Path, map: &IdMap, log: &dyn Fn(&str)) -> Result<()> {
+    let (user, group) = (map.user(0)?, map.group(0)?);
     let owner = format!("root_owner={user}:{group}");
     let path = path.to_string_lossy();
     command::run_lines("mkfs.ext4", &["-F", "-O", "mmp", "-E", &owner, &path], |_, line| {
@@ -99,7 +116,6 @@ fn prepare(ctx: &Context, id: &VolumeId, format: Format, map: &IdMap, log: &dyn 
             log(line);
         }
     })
-    .context(|| format!("unable to format volume '{id}'"))
 }
 
 /// Takes the mark "mounted elsewhere" off a volume that was copied or set back while its file system was in use: else the

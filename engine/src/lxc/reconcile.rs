@@ -3,7 +3,7 @@
 //! Running containers are left alone, and so is one that a task is starting just now: each guest is looked at under its
 //! own lock, so this may wait and has a thread of its own. Mounts and loop devices need no look: they end with their namespace.
 
-use super::{cgroup, interface, monitor, stop};
+use super::{cgroup, interface, monitor, recovery, stop, unpacked};
 use crate::config::guest::GuestKind;
 use crate::{Context, Error, Result, Vmid, guest, lock};
 use std::collections::BTreeSet;
@@ -20,6 +20,8 @@ pub struct Report {
 /// Removes control groups and links of containers that do not run.
 pub fn reconcile(ctx: &Context) -> Result<Report> {
     let mut report = Report::default();
+    recovery::before(ctx);
+    report.failures.extend(unpacked::tidy_all(ctx).err());
     let ours: BTreeSet<Vmid> = guest::list(ctx, GuestKind::Lxc)?.into_iter().collect();
     let mut left = cgroup::present(ctx)?;
     // Names of links do not tell the node's root, so a link only counts for a container that we know.

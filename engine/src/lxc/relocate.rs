@@ -2,6 +2,7 @@
 //! (PVE: API2/LXC.pm move_volume and template; LXC.pm template_create)
 
 use super::idmap::IdMap;
+use super::recovery::{Kind, Work};
 use super::snapshot::volume_id;
 use super::volume::{self, MountPoint, Source};
 use super::{disk, monitor, update};
@@ -54,6 +55,8 @@ fn in_use_by_snapshots(config: &GuestConfig, wanted: &str) -> bool {
 /// Moves a volume to another storage; the caller holds the guest's lock.
 pub fn move_to_storage(task: &Task, vmid: Vmid, wanted: &Move) -> Result<()> {
     let ctx = task.ctx;
+    check_move(ctx, vmid, &guest::load(ctx, GuestKind::Lxc, vmid)?, wanted)?;
+    let _work = Work::begin(ctx, vmid, Kind::Move(&wanted.storage))?;
     let (mut point, part) = guest::update(ctx, GuestKind::Lxc, vmid, |config| {
         let point = check_move(ctx, vmid, config, wanted)?;
         config.current.set("lock", "disk");

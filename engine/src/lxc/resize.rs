@@ -5,7 +5,7 @@ use super::{monitor, mount};
 use crate::config::guest::{GuestConfig, GuestKind};
 use crate::storage::{self, Format, VolumeId};
 use crate::{Context, Error, Result, Task, Vmid, bail, command, error::ResultExt, guest};
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
 /// A growth that may be carried out.
@@ -56,11 +56,30 @@ pub fn grow(task: &Task, vmid: Vmid, growth: Growth) -> Result<()> {
         return Ok(());
     }
     let path = storage::activate_volume(ctx, &id, None)?;
-    let grown = if monitor::init(ctx, vmid).is_some() { online(ctx, vmid, &path) } else { offline(task, &path) };
+    let grown = match monitor::init(ctx, vmid) {
+        Some(_) => online(ctx, vmid, &path),
+        // What is damaged is not grown while it is mounted.
+        None => mounted_for_it(task, vmid, &mount).or_else(|_| offline(task, &path)),
+    };
     if let Err(error) = grown {
         task.warn(format!("Failed to update the container's filesystem: {error}"));
     }
     Ok(())
+}
+
+/// Grows the file system of a stopped container by the kernel: the tools alone look for eleven seconds, twice, whether
+/// somebody else has it mounted.
+fn mounted_for_it(task: &Task, vmid: Vmid, point: &MountPoint) -> Result<()> {
+    let stage = monitor::directory(task.ctx, vmid).join("stage");
+    std::fs::create_dir_all(&stage).context(|| format!("unable to create '{}'", stage.display()))?;
+    mount::in_own_namespace(|| {
+        mount::mount_at(task.ctx, point, None, &stage, false)?;
+        let number = std::fs::metadata(&stage)?.dev();
+        let link = format!("/sys/dev/block/{}:{}", libc::major(number), libc::minor(number));
+        let device = std::fs::canonicalize(link).context(|| "unable to find the device of the file system")?;
+        let name = device.file_name().unwrap_or_default().to_string_lossy();
+        task.command("resize2fs", &[&format!("/dev/{name}")])
+    })
 }
 
 fn offline(task: &Task, path: &Path) -> Result<()> {

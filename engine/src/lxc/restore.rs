@@ -26,6 +26,12 @@ pub fn config(archive: &Path) -> Result<Part> {
     Ok(GuestConfig::parse(GuestKind::Lxc, &output.stdout).current)
 }
 
+/// The configuration among unpacked files, for a backup that could be read once only.
+pub fn config_within(root: &RootDirectory) -> Result<Option<Part>> {
+    let text = root.read(CONFIG.trim_start_matches('.'))?;
+    Ok(text.map(|text| GuestConfig::parse(GuestKind::Lxc, &text).current))
+}
+
 /// The mounts of the old container: new volumes of the same sizes, and what comes back only after unpacking.
 pub fn mounts(ctx: &Context, old: &Part, storage: &str) -> Result<(Vec<MountPoint>, Vec<MountPoint>)> {
     let (mut now, mut later) = (Vec::new(), Vec::new());

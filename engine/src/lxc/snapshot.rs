@@ -9,6 +9,7 @@
 //! (PVE: pve-guest-common AbstractConfig.pm, snapshot_create, snapshot_delete, snapshot_rollback; LXC/Config.pm)
 
 use super::liblxc::Runtime;
+use super::recovery::{Kind, Work};
 use super::stop::{self, Stop};
 use super::volume::{self, MountPoint, Source};
 use super::{disk, freeze, monitor, update};
@@ -87,6 +88,8 @@ pub fn check_new(ctx: &Context, config: &GuestConfig, name: &str) -> Result<()> 
 /// Takes a snapshot; the caller holds the guest's lock.
 pub fn take(task: &Task, runtime: &dyn Runtime, vmid: Vmid, name: &str, description: Option<&str>) -> Result<()> {
     let ctx = task.ctx;
+    check_new(ctx, &guest::load(ctx, GuestKind::Lxc, vmid)?, name)?;
+    let _work = Work::begin(ctx, vmid, Kind::Snapshot(name))?;
     let section = guest::update(ctx, GuestKind::Lxc, vmid, |config| {
         check_new(ctx, config, name)?;
         config.current.set("lock", "snapshot");
@@ -119,6 +122,28 @@ pub fn take(task: &Task, runtime: &dyn Runtime, vmid: Vmid, name: &str, descript
         section.options.remove("snapstate");
         config.current.options.remove("lock");
         config.current.set("parent", name);
+        Ok(())
+    })
+}
+
+/// Takes back a snapshot that was never finished.
+pub fn take_back(ctx: &Context, vmid: Vmid, name: &str) -> Result<()> {
+    let config = guest::load(ctx, GuestKind::Lxc, vmid)?;
+    let half = config.snapshots.get(name).filter(|section| section.get("snapstate") == Some("prepare"));
+    for point in half.map(volumes).transpose()?.unwrap_or_default() {
+        let id = volume_id(&point)?;
+        if storage::snapshots(ctx, &id)?.iter().any(|known| known == name) {
+            storage::snapshot_delete(ctx, &id, name)?;
+        }
+    }
+    let unfinished = half.is_some();
+    guest::update(ctx, GuestKind::Lxc, vmid, |config| {
+        if unfinished {
+            config.snapshots.remove(name);
+        }
+        if config.current.get("lock") == Some("snapshot") {
+            config.current.options.remove("lock");
+        }
         Ok(())
     })
 }
@@ -160,7 +185,32 @@ pub fn check_drop(config: &GuestConfig, name: &str) -> Result<()> {
 
 /// Drops a snapshot; with `force` also from the configuration alone when a volume does not go along.
 pub fn drop(task: &Task, vmid: Vmid, name: &str, force: bool) -> Result<()> {
-    let ctx = task.ctx;
+    check_drop(&guest::load(task.ctx, GuestKind::Lxc, vmid)?, name)?;
+    let _work = Work::begin(task.ctx, vmid, Kind::DropSnapshot(name))?;
+    drop_all(task.ctx, vmid, name, force, &mut |line| task.warn(line))
+}
+
+/// Removes what is left of a snapshot that was being removed.
+pub fn finish_drop(ctx: &Context, vmid: Vmid, name: &str, log: &mut dyn FnMut(&str)) -> Result<()> {
+    let config = guest::load(ctx, GuestKind::Lxc, vmid)?;
+    let Some(part) = config.snapshots.get(name).filter(|part| part.get("snapstate") == Some("delete")) else {
+        return guest::update(ctx, GuestKind::Lxc, vmid, |config| {
+            if config.current.get("lock") == Some("snapshot-delete") {
+                config.current.options.remove("lock");
+            }
+            Ok(())
+        });
+    };
+    // A volume whose snapshot is gone stands in the section until the next step, which was never made.
+    for point in volumes(part)? {
+        if !storage::snapshots(ctx, &volume_id(&point)?)?.iter().any(|known| known == name) {
+            forget_volume(ctx, vmid, name, &point)?;
+        }
+    }
+    drop_all(ctx, vmid, name, false, log)
+}
+
+fn drop_all(ctx: &Context, vmid: Vmid, name: &str, force: bool, warn: &mut dyn FnMut(&str)) -> Result<()> {
     let part = guest::update(ctx, GuestKind::Lxc, vmid, |config| {
         check_drop(config, name)?;
         config.current.set("lock", "snapshot-delete");
@@ -168,7 +218,7 @@ pub fn drop(task: &Task, vmid: Vmid, name: &str, force: bool) -> Result<()> {
         part.set("snapstate", "delete");
         Ok(part.clone())
     })?;
-    let dropped = drop_volumes(task, vmid, name, &part, force);
+    let dropped = drop_volumes(ctx, vmid, name, &part, force, warn);
     guest::update(ctx, GuestKind::Lxc, vmid, |config| {
         config.current.options.remove("lock");
         if dropped.is_err() {
@@ -196,23 +246,35 @@ fn drop_option(part: &mut Part, key: &str) {
     part.options.remove(key);
 }
 
-fn drop_volumes(task: &Task, vmid: Vmid, name: &str, part: &Part, force: bool) -> Result<()> {
+fn drop_volumes(
+    ctx: &Context,
+    vmid: Vmid,
+    name: &str,
+    part: &Part,
+    force: bool,
+    warn: &mut dyn FnMut(&str),
+) -> Result<()> {
     for point in volumes(part)? {
-        match storage::snapshot_delete(task.ctx, &volume_id(&point)?, name) {
-            Err(error) if force => task.warn(error.message()),
+        match storage::snapshot_delete(ctx, &volume_id(&point)?, name) {
+            Err(error) if force => warn(error.message()),
             result => result?,
         }
         if !force {
-            guest::update(task.ctx, GuestKind::Lxc, vmid, |config| {
-                if let Some(part) = config.snapshots.get_mut(name) {
-                    part.options.remove(&point.key);
-                    volume::add_unused(part, point.volume())?;
-                }
-                Ok(())
-            })?;
+            forget_volume(ctx, vmid, name, &point)?;
         }
     }
     Ok(())
+}
+
+/// Takes a volume out of a snapshot's section.
+fn forget_volume(ctx: &Context, vmid: Vmid, name: &str, point: &MountPoint) -> Result<()> {
+    guest::update(ctx, GuestKind::Lxc, vmid, |config| {
+        if let Some(part) = config.snapshots.get_mut(name) {
+            part.options.remove(&point.key);
+            volume::add_unused(part, point.volume())?;
+        }
+        Ok(())
+    })
 }
 
 /// Refuses to go back where that is impossible.
@@ -237,12 +299,19 @@ pub fn rollback(task: &Task, runtime: &dyn Runtime, vmid: Vmid, name: &str) -> R
     if monitor::init(ctx, vmid).is_some() {
         stop::stop(task, runtime, vmid, Stop::Kill)?;
     }
-    let part = guest::update(ctx, GuestKind::Lxc, vmid, |config| {
+    let _work = Work::begin(ctx, vmid, Kind::Rollback(name))?;
+    guest::update(ctx, GuestKind::Lxc, vmid, |config| {
         check_rollback(ctx, config, name)?;
         config.current.set("lock", "rollback");
-        section(config, name).cloned()
+        Ok(())
     })?;
-    // From here on a failure leaves the lock: some volumes may be of the old state, some of the new one.
+    go_back(ctx, vmid, name)
+}
+
+/// Brings volumes and options back to a snapshot. A failure leaves the lock: some volumes may be of the old state, some of
+/// the new one.
+pub fn go_back(ctx: &Context, vmid: Vmid, name: &str) -> Result<()> {
+    let part = section(&guest::load(ctx, GuestKind::Lxc, vmid)?, name)?.clone();
     for point in volumes(&part)? {
         let id = volume_id(&point)?;
         storage::rollback(ctx, &id, name)?;

@@ -6,14 +6,50 @@
 //! (PVE: LXC/Create.pm, restore_tar_archive)
 
 use super::idmap::IdMap;
+use crate::storage::copy::Pace;
 use crate::task::abort;
 use crate::{Error, Result, error::ResultExt};
+use rustix::event::{PollFd, PollFlags, poll};
 use std::fs::File;
-use std::io::{BufRead, BufReader};
-use std::os::fd::AsRawFd;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
-use std::process::{Command, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread::JoinHandle;
+
+/// Where the files of a new container come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Archive {
+    /// A file of a storage.
+    File(PathBuf),
+    /// What a person pipes into the tool: plain or packed, which its first bytes tell.
+    StandardInput,
+}
+
+impl std::fmt::Display for Archive {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Archive::File(path) => write!(f, "'{}'", path.display()),
+            Archive::StandardInput => write!(f, "from STDIN"),
+        }
+    }
+}
+
+/// What packed streams begin with.
+const FIRST_BYTES: [(&[u8], &str); 5] = [
+    (b"\x1f\x8b", "-z"),
+    (b"BZh", "-j"),
+    (b"\xfd7zXZ\0", "-J"),
+    (b"\x89LZO\0", "--lzop"),
+    (b"\x28\xb5\x2f\xfd", "--zstd"),
+];
+
+/// How much is copied at once.
+const LARGEST_CHUNK: u64 = 256 << 10;
+
+/// As many bytes tell how a stream is packed.
+const TELLING: u64 = 6;
 
 /// What templates are packed with, by the end of their names.
 const COMPRESSIONS: [(&str, Option<&str>); 9] = [
@@ -56,10 +92,60 @@ pub fn compression(name: &str) -> Result<Option<&'static str>> {
     })
 }
 
-/// Unpacks an archive into a directory. What tar says goes to `log`.
-pub fn unpack(archive: &Path, root: &Path, map: &IdMap, log: impl Fn(&str)) -> Result<()> {
-    let compression = compression(&archive.to_string_lossy())?;
-    let input = File::open(archive).context(|| format!("unable to open '{}'", archive.display()))?;
+/// Unpacks an archive into a directory, at most `limit` KiB of it per second. What tar says goes to `log`.
+pub fn unpack(archive: &Archive, root: &Path, map: &IdMap, limit: Option<u64>, log: impl Fn(&str)) -> Result<()> {
+    let (input, compression) = match archive {
+        Archive::File(path) => {
+            let input = File::open(path).context(|| format!("unable to open '{}'", path.display()))?;
+            (input, compression(&path.to_string_lossy())?)
+        }
+        Archive::StandardInput => (std::io::stdin().as_fd().try_clone_to_owned()?.into(), None),
+    };
+    if limit.is_none() && matches!(archive, Archive::File(_)) {
+        return run_tar(archive, compression, root, map, input.into(), |_| Ok(None), log);
+    }
+    let mut start = Vec::new();
+    (&input).take(TELLING).read_to_end(&mut start).context(|| "unable to read the archive")?;
+    let packed = FIRST_BYTES.iter().find(|(bytes, _)| start.starts_with(bytes)).map(|(_, flag)| *flag);
+    let compression = if *archive == Archive::StandardInput { packed } else { compression };
+    run_tar(archive, compression, root, map, Stdio::piped(), |child| feed(child, start, input, limit).map(Some), log)
+}
+
+/// Lets a thread copy to tar. It ends with the archive or with tar, so it may be waited for when tar has ended.
+fn feed(child: &mut Child, start: Vec<u8>, mut input: File, limit: Option<u64>) -> Result<JoinHandle<()>> {
+    let output = child.stdin.take().expect("standard input is a pipe");
+    let chunk = limit.map_or(LARGEST_CHUNK, |kib| kib.saturating_mul(256).clamp(4096, LARGEST_CHUNK));
+    let mut pace = Pace::new(limit.map(|kib| kib.saturating_mul(1024)));
+    let mut copy = move || -> Result<()> {
+        (&output).write_all(&start)?;
+        let mut buffer = vec![0; chunk as usize];
+        loop {
+            let mut both = [PollFd::new(&input, PollFlags::IN), PollFd::new(&output, PollFlags::empty())];
+            poll(&mut both, None)?;
+            if both[1].revents().contains(PollFlags::ERR) {
+                return Ok(());
+            }
+            let count = input.read(&mut buffer)?;
+            if count == 0 {
+                return Ok(());
+            }
+            (&output).write_all(&buffer[..count])?;
+            pace.moved(count as u64)?;
+        }
+    };
+    // Whatever ends it early is told by tar, which misses the rest.
+    Ok(std::thread::Builder::new().spawn(move || drop(copy()))?)
+}
+
+fn run_tar(
+    archive: &Archive,
+    compression: Option<&str>,
+    root: &Path,
+    map: &IdMap,
+    input: Stdio,
+    started: impl FnOnce(&mut Child) -> Result<Option<JoinHandle<()>>>,
+    log: impl Fn(&str),
+) -> Result<()> {
     let namespace = map.namespace()?;
     let mut command = Command::new("tar");
     command.args(["-x", "-f", "-"]).args(compression).args(TAR_FLAGS).arg("-C").arg(root);
@@ -69,6 +155,7 @@ pub fn unpack(archive: &Path, root: &Path, map: &IdMap, log: impl Fn(&str)) -> R
     // SAFETY: between fork and exec only system calls are made, with a descriptor that outlives them.
     unsafe { command.pre_exec(move || entered.map_or(Ok(()), enter).and_then(|()| end_with_parent())) };
     let mut child = command.spawn().context(|| "unable to start 'tar'")?;
+    let feeder = started(&mut child);
     let (sender, receiver) = std::sync::mpsc::channel();
     let errors = child.stderr.take().expect("standard error is a pipe");
     let reader = std::thread::spawn(move || {
@@ -99,8 +186,9 @@ pub fn unpack(archive: &Path, root: &Path, map: &IdMap, log: impl Fn(&str)) -> R
         crate::process::ProcessId::of(child.id()).inspect(|tar| tar.signal_group(rustix::process::Signal::KILL));
     }
     let status = child.wait().context(|| "waiting for 'tar'")?;
-    // The reader ends with the pipe and returns nothing.
+    // These end with their pipes and return nothing.
     let _ = reader.join();
+    let _ = feeder?.map(JoinHandle::join);
     outcome?;
     if status.success() {
         return Ok(());
@@ -109,7 +197,7 @@ pub fn unpack(archive: &Path, root: &Path, map: &IdMap, log: impl Fn(&str)) -> R
     if last.contains("Wrote only") {
         last += " (No space left on device)";
     }
-    Err(Error::new(format!("unable to extract archive '{}': {last}", archive.display())))
+    Err(Error::new(format!("unable to extract archive {archive}: {last}")))
 }
 
 /// Becomes root of a user namespace.
@@ -158,7 +246,7 @@ mod tests {
             Command::new("tar").arg("-P").arg("-cf").arg(&archive).arg("-C").arg(&source).arg("../evil").status();
         assert!(packed.unwrap().success());
         fs::remove_file(directory.path().join("evil")).unwrap();
-        let error = unpack(&archive, &root, &IdMap::default(), |_| {}).unwrap_err();
+        let error = unpack(&Archive::File(archive), &root, &IdMap::default(), None, |_| {}).unwrap_err();
         assert!(error.message().contains("contains '..'"), "{error}");
         assert!(!directory.path().join("evil").exists());
     }

@@ -214,7 +214,7 @@ pub fn remove_abandoned(ctx: &Context, vmid: Vmid) -> Result<()> {
 }
 
 /// The usable storages of this node that may hold images of guests.
-fn with_images(ctx: &Context) -> Result<Vec<String>> {
+pub(crate) fn with_images(ctx: &Context) -> Result<Vec<String>> {
     let config = config(ctx)?;
     let usable = config.entries().filter(|(_, entry)| {
         let holds_images = entry.has_content(Content::Images) || entry.has_content(Content::Rootdir);

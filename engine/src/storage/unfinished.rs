@@ -5,7 +5,7 @@
 use super::driver::{Driver, Storage};
 use super::feature::Feature;
 use super::volume::{Format, NewVolume};
-use crate::Result;
+use crate::{Result, bail};
 use std::path::{Path, PathBuf};
 
 /// A volume that vanishes when it is dropped before it is finished.
@@ -18,6 +18,11 @@ pub trait Unfinished {
 
     /// Whether it reads as zeros now, so that a copy may leave zeros out.
     fn reads_as_zeros(&self) -> bool;
+
+    /// Gives it a place of the caller's choice on its file system instead of a name.
+    fn keep(self: Box<Self>, place: &Path) -> Result<()> {
+        bail!("'{}' cannot be kept as '{}'", self.path().display(), place.display());
+    }
 
     /// Makes it a volume like any other and answers its name.
     fn finish(self: Box<Self>) -> Result<String>;

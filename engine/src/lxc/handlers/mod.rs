@@ -8,6 +8,7 @@ pub mod snapshots;
 
 use crate::call::config_text;
 use crate::config::guest::{GuestConfig, GuestKind};
+use crate::context::Mode;
 use crate::lxc::create::{self, NewContainer, Restore};
 use crate::lxc::destroy::{self, Destroy};
 use crate::lxc::liblxc::Liblxc;
@@ -17,10 +18,10 @@ use crate::lxc::start::{self, Start};
 use crate::lxc::stop::{self, Stop};
 use crate::lxc::update::{self, Change};
 use crate::lxc::volume::{self, Source};
-use crate::lxc::{freeze, monitor, resize, status, view};
+use crate::lxc::{freeze, monitor, recovery, resize, status, view};
 use crate::registry::{Binding, delete, get, post, put};
 use crate::storage::{self, VolumeId};
-use crate::{Call, Context, Error, Reply, Result, Vmid, access, bail, guest, lock};
+use crate::{Call, Context, Error, Reply, Result, Vmid, access, bail, guest};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -109,9 +110,18 @@ fn create_container(call: &Call) -> Result<Reply> {
     options.remove("unprivileged");
     let target = Target { vmid, pool: pool.as_deref(), old: None, unprivileged };
     permission::check_options(ctx, target, &options, &[])?;
-    let template: VolumeId = call.param("ostemplate")?;
-    storage::check_volume_access(ctx, Some(vmid), &template)?;
-    create::archive(ctx, &template)?;
+    let template = match call.param::<String>("ostemplate")?.as_str() {
+        "-" => {
+            check_pipe(ctx, restore, &options)?;
+            None
+        }
+        text => {
+            let template: VolumeId = text.parse().map_err(Error::new)?;
+            storage::check_volume_access(ctx, Some(vmid), &template)?;
+            create::archive(ctx, &template)?;
+            Some(template)
+        }
+    };
     let names_mounts = options.keys().any(|key| volume::is_mount_key(key));
     let mounts = if restore && !names_mounts { Vec::new() } else { create::wanted_mounts(&options, &storage)? };
     let storages = mounts.iter().filter(|mount| mount.source() == Source::Volume);
@@ -119,6 +129,8 @@ fn create_container(call: &Call) -> Result<Reply> {
     if mounts.is_empty() {
         storages.push(&storage);
     }
+    let wanted_limit = call.opt::<f64>("bwlimit")?.map(|limit| limit as u64);
+    let limit = storage::bandwidth_limit(ctx, "restore", &storages, wanted_limit)?;
     for storage in storages {
         storage::check_content(ctx, storage, "rootdir").map_err(|_| {
             Error::parameter("storage", format!("storage '{storage}' does not support container directories"))
@@ -145,16 +157,31 @@ fn create_container(call: &Call) -> Result<Reply> {
         mounts,
         account: NewAccount { password: call.opt("password")?, keys },
         pool,
+        limit,
         ignore_unpack_errors: call.flag("ignore-unpack-errors"),
         restore: restore.then_some(Restore { overwrite, unique, storage, unprivileged: wanted, without_firewall }),
     };
     let start = call.flag("start");
     let runtime = runtime(call);
     call.task(if restore { "vzrestore" } else { "vzcreate" }, vmid, |task| {
-        let _lock = task.lock(&lock::guest(vmid))?;
+        let _lock = recovery::lock(task, vmid)?;
         create::create(task, &new)?;
         if start { start::start(task, &runtime, vmid, Start::default()) } else { Ok(()) }
     })
+}
+
+/// A pipe is there for somebody at a terminal who restores, and names the root himself.
+fn check_pipe(ctx: &Context, restore: bool, options: &BTreeMap<String, String>) -> Result<()> {
+    if !matches!(ctx.mode, Mode::Foreground) {
+        bail!("pipe requires cli environment");
+    }
+    if !restore {
+        bail!("pipe can only be used with restore tasks");
+    }
+    if !options.contains_key("rootfs") {
+        bail!("restore from pipe requires rootfs parameter");
+    }
+    Ok(())
 }
 
 /// Whether the caller may make the container: by the pool, by its path, or by putting back an own backup of it. Gives
@@ -191,7 +218,7 @@ fn destroy_container(call: &Call) -> Result<Reply> {
     destroy::check(call.ctx, vmid, &guest::load(call.ctx, GuestKind::Lxc, vmid)?, options.force)?;
     let runtime = runtime(call);
     call.task("vzdestroy", vmid, |task| {
-        let _lock = task.lock(&lock::guest(vmid))?;
+        let _lock = recovery::lock(task, vmid)?;
         destroy::destroy(task, &runtime, vmid, options)
     })
 }
@@ -266,7 +293,7 @@ fn resize_volume(call: &Call) -> Result<Reply> {
     permission::check_options(ctx, target, &BTreeMap::new(), std::slice::from_ref(&disk))?;
     resize::check(ctx, vmid, &config, &disk, &size)?;
     call.task("resize", vmid, |task| {
-        let _lock = task.lock(&lock::guest(vmid))?;
+        let _lock = recovery::lock(task, vmid)?;
         let config = guest::load(ctx, GuestKind::Lxc, vmid)?;
         resize::grow(task, vmid, resize::check(ctx, vmid, &config, &disk, &size)?)
     })
@@ -294,7 +321,7 @@ fn start_container(call: &Call) -> Result<Reply> {
     }
     let runtime = runtime(call);
     call.task("vzstart", vmid, |task| {
-        let _lock = task.lock(&lock::guest(vmid))?;
+        let _lock = recovery::lock(task, vmid)?;
         start::start(task, &runtime, vmid, options)
     })
 }
@@ -334,7 +361,7 @@ fn stop_task(
         if let Some(overruled) = overruled {
             crate::task::overrule(task, overruled, vmid)?;
         }
-        let _lock = task.lock(&lock::guest(vmid))?;
+        let _lock = recovery::lock(task, vmid)?;
         let config = guest::load(ctx, GuestKind::Lxc, vmid)?;
         if !skip_lock && config.current.get("lock") != Some("mounted") {
             guest::check_lock(&config)?;
@@ -353,7 +380,7 @@ fn reboot_container(call: &Call) -> Result<Reply> {
     let patience = Duration::from_secs(call.opt("timeout")?.unwrap_or(60));
     let runtime = runtime(call);
     call.task("vzreboot", vmid, |task| {
-        let _lock = task.lock(&lock::guest(vmid))?;
+        let _lock = recovery::lock(task, vmid)?;
         if monitor::init(ctx, vmid).is_none() {
             return Ok(());
         }
@@ -371,7 +398,7 @@ fn suspend_container(call: &Call) -> Result<Reply> {
     }
     let runtime = runtime(call);
     call.task("vzsuspend", vmid, |task| {
-        let _lock = task.lock(&lock::guest(vmid))?;
+        let _lock = recovery::lock(task, vmid)?;
         freeze::suspend(ctx, &runtime, vmid)
     })
 }
@@ -384,7 +411,7 @@ fn resume_container(call: &Call) -> Result<Reply> {
     }
     let runtime = runtime(call);
     call.task("vzresume", vmid, |task| {
-        let _lock = task.lock(&lock::guest(vmid))?;
+        let _lock = recovery::lock(task, vmid)?;
         freeze::resume(ctx, &runtime, vmid)
     })
 }

@@ -4,6 +4,7 @@
 pub(super) mod pace;
 pub(super) mod pipe;
 pub(super) mod raw;
+mod share;
 
 use super::convert::{self, Conversion, Input};
 use super::driver::{Driver, Source, Storage};
@@ -11,7 +12,9 @@ use super::unfinished::Unfinished;
 use super::volume::{Format, NewVolume, VolumeId, VolumeKind};
 use super::{activated, image};
 use crate::{Context, Result, Vmid, bail};
-use pace::{Pace, Progress};
+pub use pace::Pace;
+use pace::Progress;
+pub use share::{make_shared, share, sharing_place, sharing_places};
 use std::path::Path;
 
 /// A full copy that is wanted.

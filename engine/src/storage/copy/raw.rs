@@ -1,7 +1,7 @@
 //! Bytes of disks from file or device to file or device: by reference where the file system can, else without the holes.
 
 use super::pace::{Pace, Progress};
-use crate::{Error, Result, error::ResultExt};
+use crate::{Error, Result, command, error::ResultExt};
 use rustix::fs::{Advice, FallocateFlags, SeekFrom};
 use rustix::io::Errno;
 use std::fs::File;
@@ -47,6 +47,23 @@ pub fn reflink(from: &Path, to: &Path) -> Result<bool> {
         target.sync_data()?;
     }
     Ok(done)
+}
+
+/// Fills an empty directory with files that share all bytes with those of another; `false` where the file systems cannot.
+pub fn reflink_tree(from: &Path, to: &Path) -> Result<bool> {
+    let mut words: Vec<std::ffi::OsString> = vec!["--archive".into(), "--reflink=always".into()];
+    words.extend(["--no-target-directory".into(), "--".into(), from.into(), to.into()]);
+    Ok(command::run("cp", &words).is_ok())
+}
+
+/// Whether files in a directory can share bytes.
+pub fn can_share(directory: &Path) -> bool {
+    let works = || -> Result<bool> {
+        let (source, target) = (tempfile::tempfile_in(directory)?, tempfile::tempfile_in(directory)?);
+        source.write_all_at(&[1; 4096], 0)?;
+        clone_file(&source, &target)
+    };
+    works().unwrap_or(false)
 }
 
 fn open(from: &Path, to: &Path) -> Result<(File, File)> {

@@ -141,6 +141,10 @@ impl Unfinished for Making {
         true
     }
 
+    fn keep(self: Box<Self>, place: &Path) -> Result<()> {
+        fs::rename(&self.entry, place).context(|| format!("unable to create '{}'", place.display()))
+    }
+
     fn finish(self: Box<Self>) -> Result<String> {
         self.place()
     }
@@ -230,6 +234,16 @@ fn remove_abandoned(storage: &Storage, directory: &Path) {
         if is_abandoned(storage, &entry) {
             // Another process may be doing the same, and an image that cannot be repaired says so when it is used.
             let _ = interrupted::settle(&entry.path());
+        }
+    }
+}
+
+/// Removes hidden directories of killed processes of this node where no images lie.
+pub fn remove_abandoned_in(storage: &Storage, directory: &Path) {
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        if is_abandoned(storage, &entry) {
+            // Another process may be doing the same.
+            let _ = fs::remove_dir_all(entry.path());
         }
     }
 }
