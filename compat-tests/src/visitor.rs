@@ -13,6 +13,7 @@ impl<'a> Visitor<'a> {
     /// Waits until the agent of a VM answers; `path` is that of the VM.
     pub fn arrive(client: &'a Client, path: &str, seconds: u64) -> Self {
         wait_for(&format!("the agent of {path}"), seconds, || {
+            std::thread::sleep(std::time::Duration::from_millis(200));
             (client.post(&format!("{path}/agent/ping"), &[]).status == 200).then_some(())
         });
         Visitor { client, path: path.to_owned() }
@@ -45,10 +46,12 @@ impl<'a> Visitor<'a> {
         status["out-data"].as_str().unwrap_or_default().trim_end().to_owned()
     }
 
-    /// Waits until a shell script prints a text.
+    /// Waits until a shell script prints a text, however it ends.
     #[track_caller]
     pub fn wait_for(&self, script: &str, text: &str) {
-        wait_for(&format!("{text:?} of {script}"), 120, || self.run(script).contains(text).then_some(()));
+        wait_for(&format!("{text:?} of {script}"), 120, || {
+            self.status(script, None)["out-data"].as_str()?.contains(text).then_some(())
+        });
     }
 
     /// The answer of a command of the agent that only reads.
