@@ -37,6 +37,14 @@ pub fn is_alive(pid: u32) -> bool {
     fs::metadata(format!("/proc/{pid}/exe")).is_ok()
 }
 
+/// The process that keeps watch over another: its parent, unless that is the system's first.
+pub fn keeper(pid: u32) -> Option<u32> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let parent = status.lines().find_map(|line| line.strip_prefix("PPid:"))?.trim().parse().ok()?;
+    let command = fs::read_to_string(format!("/proc/{parent}/cmdline")).ok()?;
+    (parent > 1 && command.split('\0').nth(1) == Some("keep")).then_some(parent)
+}
+
 /// Kills a process, which may have ended a moment ago.
 pub fn kill(pid: u32) {
     if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {

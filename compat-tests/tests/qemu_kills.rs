@@ -1,6 +1,6 @@
 //! VMs in crowds, and QEMU, workers and the daemon killed at any moment: nobody fails on a lock, and nothing is left.
 //!
-//! `FERROVISOR_CROWD` (VMs at once, by default 6) and `FERROVISOR_KILLS` (rounds, by default 6) make it harder.
+//! `FERROVISOR_CROWD` (VMs at once, by default 6) and `FERROVISOR_KILLS` (rounds, by default 8) make it harder.
 
 #![allow(clippy::unwrap_used, reason = "a panic is a test's report")]
 
@@ -68,6 +68,9 @@ fn a_crowd_is_cloned_started_stopped_and_destroyed_from_many_clients() {
     assert!(!sockets.iter().any(|name| name.starts_with("85")), "{sockets:?}");
 }
 
+/// Start, snapshot with memory, clone, move, resize, snapshot, rollback, and the removal of a snapshot.
+const OPERATIONS: usize = 8;
+
 #[derive(Debug, Clone, Copy)]
 enum Victim {
     Worker,
@@ -113,11 +116,21 @@ fn what_is_killed_leaves_a_vm_that_works() {
     let (start, stop) = (format!("{VM}/status/start"), format!("{VM}/status/stop"));
     let victims = [Victim::Worker, Victim::Qemu, Victim::Worker, Victim::Daemon];
     let mut moment = u64::from(std::process::id()) % 211 + 1;
-    for round in 0..setting("FERROVISOR_KILLS", 6) as usize {
-        let victim = victims[(round / 6 + round) % victims.len()];
-        let operation = round % 6;
+    for round in 0..setting("FERROVISOR_KILLS", 8) as usize {
+        let victim = victims[(round / OPERATIONS + round) % victims.len()];
+        let operation = round % OPERATIONS;
+        // Going back and forgetting need a snapshot, and that an image that has them.
+        let goes_back = operation >= 6;
+        if goes_back && config(&client)["scsi0"].as_str().unwrap().contains(".raw") {
+            let moved = [("disk", "scsi0"), ("storage", "local"), ("format", "qcow2"), ("delete", "1")];
+            run(&node, &format!("{VM}/move_disk"), &moved);
+        }
         if operation != 0 {
             run(&node, &start, &[]);
+        }
+        if goes_back {
+            let with_memory = if round / OPERATIONS % 2 == 0 { "1" } else { "0" };
+            run(&node, &format!("{VM}/snapshot"), &[("snapname", "before"), ("vmstate", with_memory)]);
         }
         let format = if config(&client)["scsi0"].as_str().unwrap().contains(".qcow2") { "raw" } else { "qcow2" };
         let moved = [("disk", "scsi0"), ("storage", "local"), ("format", format), ("delete", "1")];
@@ -130,7 +143,9 @@ fn what_is_killed_leaves_a_vm_that_works() {
             2 => client.post(&format!("{VM}/clone"), &[("newid", "7311"), ("full", "1")]),
             3 => client.post(&format!("{VM}/move_disk"), &moved),
             4 => client.put(&format!("{VM}/resize"), &[("disk", "scsi0"), ("size", "+1M")]),
-            _ => client.post(&format!("{VM}/snapshot"), &snapshot[..1]),
+            5 => client.post(&format!("{VM}/snapshot"), &snapshot[..1]),
+            6 => client.post(&format!("{VM}/snapshot/before/rollback"), &[("start", "1")]),
+            _ => client.delete(&format!("{VM}/snapshot/before")),
         };
         let upid = upid.data();
         moment = moment * 37 % 211;

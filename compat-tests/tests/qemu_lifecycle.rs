@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a panic is a test's report")]
 
 use compat_tests::guest::{Bridge, MARKER, boot_args};
-use compat_tests::{Node, Ran, skip, wait_for};
+use compat_tests::{Node, Ran, process, skip, wait_for};
 use serde_json::Value;
 use std::io::Read;
 use std::os::unix::net::UnixStream;
@@ -182,20 +182,64 @@ fn a_killed_vm_is_stopped_and_leaves_nothing() {
     let mut node = Node::start();
     let client = node.admin();
     let bridge = Bridge::new("qlife1", None);
-    let form = [("vmid", "7101"), ("memory", "64"), ("kvm", "0"), ("vga", "none"), ("net0", "virtio,bridge=qlife1")];
-    node.finish(&client, &client.post("/nodes/pve1/qemu", &form).data());
+    let snippets = node.path("var/lib/vz/snippets");
+    std::fs::create_dir_all(&snippets).unwrap();
+    let script = format!("#!/bin/sh\necho $2 >> {}/phases\n", snippets.display());
+    std::fs::write(snippets.join("hook"), script).unwrap();
+    std::fs::set_permissions(snippets.join("hook"), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    node.run("pvesm", &["set", "local", "--content", "images,snippets"]).ok();
+    let create = ["create", "7101", "--memory", "64", "--kvm", "0", "--vga", "none", "--net0", "virtio,bridge=qlife1"];
+    qm(&node, &[create.as_slice(), &["--hookscript", "local:snippets/hook", "--scsi0", "local:1"]].concat()).ok();
     let vm = "/nodes/pve1/qemu/7101";
+    let ended = |pid: u32| {
+        process::kill(pid);
+        wait_for("the kernel", 10, || {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            (stat.is_empty() || stat.contains(") Z ")).then(std::time::Instant::now)
+        })
+    };
+    let is_clean = || (files(&node, "run/qemu-server").is_empty() && !has_link("tap7101i0")).then_some(());
+
+    node.finish(&client, &client.post(&format!("{vm}/status/start"), &[]).data());
+    client.get("/nodes/pve1/qemu").data();
+    let moment = ended(pid(&node, "7101").unwrap());
+    // The first look is right, whoever looks.
+    assert_eq!(client.get("/nodes/pve1/qemu").data()[0]["status"], "stopped");
+    eprintln!("seen in the list {} ms after the end", moment.elapsed().as_millis());
+    let all = client.get("/cluster/resources?type=vm").data();
+    assert_eq!(all[0]["status"], "stopped", "{all}");
+    assert_eq!(client.get(&format!("{vm}/status/current")).data()["status"], "stopped");
+    wait_for("leftovers are removed", 30, is_clean);
+    let reason = "QEMU was killed by signal 9 (KILL)";
+    wait_for("the reason in the log", 30, || {
+        let log = client.get("/cluster/log").data();
+        log.as_array()?.iter().find(|line| line["msg"].as_str().is_some_and(|text| text.ends_with(reason))).map(drop)
+    });
+    let tasks = client.get("/nodes/pve1/tasks?typefilter=qmcleanup").data();
+    assert_eq!((&tasks[0]["status"], &tasks[0]["id"]), (&reason.into(), &"7101".into()), "{tasks}");
+
+    // Nobody needs a daemon for that; a machine that is told to end has not crashed.
     node.finish(&client, &client.post(&format!("{vm}/status/start"), &[]).data());
     let qemu = pid(&node, "7101").unwrap();
-    std::process::Command::new("kill").args(["-9", &qemu.to_string()]).status().unwrap();
-    wait_for("the VM is seen as stopped", 10, || {
-        (client.get(&format!("{vm}/status/current")).data()["status"] == "stopped").then_some(())
+    node.kill_daemon();
+    std::process::Command::new("kill").args(["-TERM", &qemu.to_string()]).status().unwrap();
+    wait_for("leftovers are removed without a daemon", 30, || {
+        (files(&node, "run/qemu-server").is_empty() && !has_link("tap7101i0")).then_some(())
     });
-    wait_for("the list shows it as stopped", 10, || {
-        (client.get("/nodes/pve1/qemu").data()[0]["status"] == "stopped").then_some(())
+    let phases = "pre-start\npost-start\npost-stop\n".repeat(2);
+    wait_for("the hook script of each phase", 30, || {
+        (std::fs::read_to_string(snippets.join("phases")).unwrap() == phases).then_some(())
     });
-    wait_for("the tap is gone", 10, || (!has_link("tap7101i0")).then_some(()));
-    // The sockets of the dead are found when the daemon starts.
+    node.start_daemon();
+    let tasks = client.get("/nodes/pve1/tasks?typefilter=qmcleanup").data();
+    assert_eq!(tasks.as_array().unwrap().len(), 1);
+
+    // Where the keeper is gone too, the next daemon cleans up.
+    node.finish(&client, &client.post(&format!("{vm}/status/start"), &[]).data());
+    let qemu = pid(&node, "7101").unwrap();
+    process::kill(process::keeper(qemu).unwrap());
+    process::kill(qemu);
+    wait_for("the end", 10, || (!has_link("tap7101i0")).then_some(()));
     assert!(!files(&node, "run/qemu-server").is_empty());
     node.kill_daemon();
     node.start_daemon();

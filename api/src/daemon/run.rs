@@ -24,6 +24,10 @@ const MAX_CONNECTIONS: usize = 4096;
 
 /// The program.
 pub fn main() -> ExitCode {
+    let mut arguments = std::env::args().skip(1);
+    if arguments.next().as_deref() == Some("keep") {
+        return engine::qemu::keeper::main(arguments);
+    }
     command::main("pvedaemon", &[], run)
 }
 

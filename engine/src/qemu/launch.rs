@@ -4,22 +4,22 @@
 //! checks ── pending changes ── volumes ── plan ── taps ── QEMU ── balloon, links
 //!                                                  └── undone when a later step fails
 //! ```
-//! QEMU becomes nobody's child (`-daemonize`). Taps are handed over as descriptors: if this process dies half-way, either
+//! QEMU becomes the child of a keeper, which is nobody's ([`keeper`]). Taps are handed over as descriptors: if this process dies half-way, either
 //! QEMU has them and runs, or they are gone.
 
 use super::command_line::{self, Options, Paths, Plan, StoredVolumes, local};
 use super::config::{self, Vm};
 use super::preparation::Preparation;
 use super::{
-    cloudinit, files, pending, qmp::Monitor, recovery, scope, spice, state::Incoming, status, stop, surroundings,
-    suspend,
+    cloudinit, files, keeper, pending, qmp::Monitor, recovery, scope, spice, state::Incoming, status, stop,
+    surroundings, suspend,
 };
 use crate::config::guest::{GuestConfig, GuestKind};
 use crate::storage::{self, VolumeId};
 use crate::{Context, Error, Result, Task, Vmid, error::ResultExt, guest, network, task::abort};
 use serde_json::json;
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
@@ -196,7 +196,8 @@ fn launch(
     let ctx = task.ctx;
     let places = local::Places::of(ctx, vm.vmid);
     let mut local = local::localise(plan, &ctx.host, ctx.host.qemu_version()?, &places)?;
-    let command = scope::prefix(ctx, vm)?;
+    local.command.extend(["-D", keeper::LOG].map(str::to_owned));
+    let command = [scope::prefix(ctx, vm)?, keeper::prefix(ctx, vm.vmid)?].concat();
     let taps = make_taps(ctx, vm, &mut local)?;
     let mut descriptors: Vec<RawFd> = taps.iter().flat_map(|tap| &tap.queues).map(AsRawFd::as_raw_fd).collect();
     let incoming = state.map(|volume| Incoming::open(&storage::activate_volume(ctx, volume, None)?)).transpose()?;
@@ -242,12 +243,13 @@ fn make_taps(ctx: &Context, vm: &Vm, local: &mut local::Local) -> Result<Vec<net
 fn spawn(words: &[&str], descriptors: Vec<RawFd>) -> Result<Child> {
     let (program, arguments) = words.split_first().expect("a plan begins with a program");
     let mut command = Command::new(program);
-    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-    // SAFETY: the closure runs between fork and exec and calls only umask and fcntl, which are safe there; the
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    // SAFETY: the closure runs between fork and exec and calls only setsid, umask and fcntl, which are safe there; the
     // descriptors are open in the parent until after the spawn.
     unsafe {
         command.pre_exec(move || {
             libc::umask(0o077);
+            rustix::process::setsid()?;
             for descriptor in &descriptors {
                 if libc::fcntl(*descriptor, libc::F_SETFD, 0) < 0 {
                     return Err(std::io::Error::last_os_error());
@@ -259,7 +261,7 @@ fn spawn(words: &[&str], descriptors: Vec<RawFd>) -> Result<Child> {
     command.spawn().context(|| format!("unable to start '{program}'"))
 }
 
-/// With `-daemonize` the first process ends when QEMU is ready. What it prints until then is the reason of a failure.
+/// The keeper says when QEMU is ready, and stays. What QEMU prints until then is the reason of a failure.
 fn wait_until_started(task: &Task, vmid: Vmid, mut child: Child, timeout: Duration) -> Result<()> {
     let stderr = child.stderr.take().expect("it was asked for");
     let (sender, lines) = std::sync::mpsc::channel();
@@ -293,10 +295,12 @@ fn wait_until_started(task: &Task, vmid: Vmid, mut child: Child, timeout: Durati
     }
     // The reader has seen the end of the pipe and cannot have panicked.
     let _ = reader.join();
-    let exit = child.wait().context(|| format!("waiting for QEMU of VM {vmid}"))?;
-    if exit.success() {
+    let mut said = String::new();
+    child.stdout.take().expect("it was asked for").read_to_string(&mut said)?;
+    if said.trim_end() == keeper::STARTED {
         return Ok(());
     }
+    let exit = child.wait().context(|| format!("waiting for QEMU of VM {vmid}"))?;
     match exit.code() {
         Some(code) if last.is_empty() => Err(Error::new(format!("QEMU exited with code {code}"))),
         Some(code) => Err(Error::new(format!("QEMU exited with code {code}: {}", last.trim()))),

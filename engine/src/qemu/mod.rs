@@ -8,8 +8,8 @@
 //!            └── request ── permission ── create, update, destroy   (pending, edit: what waits and how it takes effect)
 //! ```
 //!
-//! QEMU is nobody's child: whoever wants to know whether a VM runs looks at its pid file, whoever wants something of it
-//! connects to its monitor. Nothing here needs a daemon.
+//! QEMU is no task's child: whoever wants to know whether a VM runs looks at its pid file, whoever wants something of it
+//! connects to its monitor. A small process stays beside it for its end (`keeper`). Nothing here needs a daemon.
 
 pub mod agent;
 pub mod block;
@@ -27,6 +27,7 @@ pub mod files;
 pub mod handlers;
 mod hotplug;
 pub mod import;
+pub mod keeper;
 pub mod launch;
 pub mod move_disk;
 pub mod pending;

@@ -142,6 +142,15 @@ pub fn kill(ctx: &Context, vmid: Vmid) -> Result<()> {
     files::remove_leftovers(ctx, vmid).map(drop)
 }
 
+/// Cleans up after a VM that has ended without being told to, for the holder of its lock.
+pub(super) fn ended(task: &Task, vmid: Vmid) -> Result<()> {
+    let Ok(config) = guest::load(task.ctx, GuestKind::Qemu, vmid) else {
+        return files::remove_leftovers(task.ctx, vmid).map(drop);
+    };
+    after_end(task, vmid)?;
+    hook(task, &Vm::new(vmid, &config.current), "post-stop")
+}
+
 /// Cleans up after a VM that has ended, and lets the changes take effect that waited for it.
 fn after_end(task: &Task, vmid: Vmid) -> Result<()> {
     files::remove_leftovers(task.ctx, vmid)?;

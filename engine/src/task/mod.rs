@@ -24,7 +24,6 @@ pub use worker::{Handed, Job, serve};
 use crate::command::{self, Stream};
 use crate::context::Mode;
 use crate::lock::{self, QueueLock};
-use crate::process::ProcessId;
 use crate::{Call, Context, Error, Reply, Result};
 use serde_json::Value;
 use std::cell::{Cell, RefCell};
@@ -67,14 +66,7 @@ impl Call<'_> {
                 upid.clone()
             }
             Mode::Foreground => {
-                let upid = Upid {
-                    node: self.ctx.node.clone(),
-                    process: ProcessId::current(),
-                    start_time: self.ctx.clock.now(),
-                    kind: kind.to_owned(),
-                    id: id.to_string(),
-                    user: self.ctx.caller.id().to_owned(),
-                };
+                let upid = Upid::own(self.ctx, kind, id);
                 abort::listen();
                 let log = journal::begin(self.ctx, &upid)?;
                 Task::run(self.ctx, upid.clone(), log, work)?;
@@ -85,6 +77,29 @@ impl Call<'_> {
 }
 
 impl<'a> Task<'a> {
+    /// Runs work that nobody has asked for and that usually is of no interest: it is not in the list and has no log.
+    pub fn aside(
+        ctx: &'a Context,
+        kind: &str,
+        id: impl ToString,
+        work: impl FnOnce(&Task) -> Result<()>,
+    ) -> Result<()> {
+        let log = File::options().write(true).open("/dev/null")?;
+        work(&Task { ctx, upid: Upid::own(ctx, kind, id), log: RefCell::new(log), warnings: Cell::new(0) })
+    }
+
+    /// Runs work here, as a task in the list.
+    pub fn listed(
+        ctx: &'a Context,
+        kind: &str,
+        id: impl ToString,
+        work: impl FnOnce(&Task) -> Result<()>,
+    ) -> Result<()> {
+        let upid = Upid::own(ctx, kind, id);
+        let log = journal::begin(ctx, &upid)?;
+        Task::run(ctx, upid, log, work)
+    }
+
     /// Runs the work, writes the final line, enters the end into the index.
     fn run(ctx: &'a Context, upid: Upid, log: File, work: impl FnOnce(&Task) -> Result<()>) -> Result<()> {
         let task = Task { ctx, upid, log: RefCell::new(log), warnings: Cell::new(0) };

@@ -1,6 +1,6 @@
 //! The unique id of a task.
 
-use crate::context::Caller;
+use crate::context::{Caller, Context};
 use crate::process::ProcessId;
 use std::fmt;
 use std::str::FromStr;
@@ -24,6 +24,18 @@ pub struct Upid {
 }
 
 impl Upid {
+    /// That of a task which runs in this process.
+    pub(super) fn own(ctx: &Context, kind: &str, id: impl ToString) -> Self {
+        Upid {
+            node: ctx.node.clone(),
+            process: ProcessId::current(),
+            start_time: ctx.clock.now(),
+            kind: kind.to_owned(),
+            id: id.to_string(),
+            user: ctx.caller.id().to_owned(),
+        }
+    }
+
     /// `user@realm` without the token's name.
     pub fn user_without_token(&self) -> String {
         Caller::verified(self.user.clone()).user().to_owned()

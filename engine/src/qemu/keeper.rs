@@ -1,0 +1,240 @@
+//! The process that stays beside a VM: it sees how QEMU ends, keeps its last words, and cleans up after it.
+//!
+//! ```text
+//! start ──> pvedaemon keep VMID -- QEMU…      starts QEMU, passes on what it prints, says "started"
+//!                    │ exec
+//!           pvedaemon keep VMID PID           waits for the end: status and last words
+//!                    └─ lock of the guest ──> leftovers, volumes, hook script; a crash becomes a task with its reason
+//! ```
+//! QEMU daemonises, so only a subreaper hears how it ends. Whoever ends a VM on purpose cleans up itself, under the lock;
+//! the keeper then finds that the file with its name is gone, or another's, and goes. It needs no daemon, and nobody needs it: a VM whose keeper
+//! was killed is cleaned up by the next start or the next daemon.
+
+use super::{files, recovery, stop};
+use crate::{Context, Error, Mode, Result, Task, Vmid, error::ResultExt};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, WaitStatus, pidfd_open, waitpid};
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixDatagram;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Command, ExitCode, ExitStatus, Stdio};
+
+/// What the keeper says when QEMU runs.
+pub const STARTED: &str = "started";
+/// Where QEMU writes what it has to say after its start: to the keeper.
+pub const LOG: &str = "/dev/stderr";
+/// The ending of the file that says whose end is still to be cleaned up after. (QEMU removes its pid file when it can.)
+const MARK: &str = "keeper";
+/// How much of QEMU's last words is kept.
+const KEPT: usize = 4096;
+
+/// The words in front of QEMU's command.
+pub fn prefix(ctx: &Context, vmid: Vmid) -> Result<Vec<String>> {
+    let program = match &ctx.mode {
+        Mode::Daemon { worker } => worker.clone(),
+        // All programs are installed in one directory.
+        Mode::Worker(_) | Mode::Foreground => std::env::current_exe()?.with_file_name("pvedaemon"),
+    };
+    Ok(vec![program.to_string_lossy().into_owned(), "keep".into(), vmid.to_string(), "--".into()])
+}
+
+/// The program: `VMID -- COMMAND…` or `VMID PID`.
+pub fn main(arguments: impl Iterator<Item = String>) -> ExitCode {
+    let words: Vec<String> = arguments.collect();
+    let outcome = match words.as_slice() {
+        [vmid, dashes, program, arguments @ ..] if dashes == "--" => begin(vmid, program, arguments),
+        [vmid, pid] => watch(vmid, pid).map(|()| ExitCode::SUCCESS),
+        _ => Err(Error::new("USAGE: pvedaemon keep VMID -- COMMAND")),
+    };
+    outcome.unwrap_or_else(|error| {
+        eprintln!("{error}");
+        ExitCode::FAILURE
+    })
+}
+
+/// Starts QEMU as [`Command`] would, and becomes [`watch`] when it runs.
+fn begin(vmid: &str, program: &str, arguments: &[String]) -> Result<ExitCode> {
+    let ctx = Context::for_tool()?;
+    let number: Vmid = vmid.parse().map_err(Error::new)?;
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
+    let (words, end_of_qemu) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+    let mut command = Command::new(program);
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(end_of_qemu);
+    // SAFETY: prctl is a system call and safe between fork and exec. Whoever gives up waiting kills this process, and
+    // QEMU's first process goes with it; the one that stays is a child of that and does not.
+    unsafe {
+        command.pre_exec(|| rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).map_err(Into::into))
+    };
+    let mut child = command.spawn().context(|| format!("unable to start '{program}'"))?;
+    drop(command);
+    let mut words = File::from(words);
+    let ended = pidfd_open(Pid::from_child(&child), PidfdFlags::empty())?;
+    listen(&mut words, ended.as_fd(), &mut |text| {
+        // Nobody may listen any more; the status tells as much.
+        let _ = std::io::stderr().write_all(text);
+    })?;
+    let status = child.wait()?;
+    if !status.success() {
+        return Ok(ExitCode::from(code(status)));
+    }
+    let pid = named(&ctx, number, "pid").ok_or_else(|| Error::new("QEMU has written no pid file"))?;
+    let mine = files::path(&ctx, number, MARK);
+    fs::write(&mine, pid.to_string()).context(|| format!("unable to write '{}'", mine.display()))?;
+    println!("{STARTED}");
+    become_watcher(vmid, pid, &words)
+}
+
+/// Everything of the start is given back, the descriptors of taps above all: they are to go when QEMU does.
+fn become_watcher(vmid: &str, pid: u32, words: &File) -> Result<ExitCode> {
+    let program = std::env::current_exe()?;
+    let nothing = File::options().read(true).write(true).open("/dev/null")?;
+    rustix::stdio::dup2_stdin(words)?;
+    rustix::stdio::dup2_stdout(&nothing)?;
+    rustix::stdio::dup2_stderr(&nothing)?;
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+    // SAFETY: only marks descriptors; they are closed by the exec below, after which nothing of this program is left.
+    unsafe { libc::syscall(libc::SYS_close_range, 3_u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+    Err(Command::new(program).args(["keep", vmid, &pid.to_string()]).exec().into())
+}
+
+/// Waits for the end of QEMU, this process's child, whose last words come over standard input.
+fn watch(vmid: &str, pid: &str) -> Result<()> {
+    let ctx = Context::for_tool()?;
+    let vmid: Vmid = vmid.parse().map_err(Error::new)?;
+    let number: i32 = pid.parse().map_err(|_| Error::new("no process number"))?;
+    let pid = Pid::from_raw(number).ok_or_else(|| Error::new("no process number"))?;
+    let ended = pidfd_open(pid, PidfdFlags::empty())?;
+    let mut last = Vec::new();
+    let mut words = File::from(rustix::io::dup(std::io::stdin())?);
+    listen(&mut words, ended.as_fd(), &mut |text| {
+        last.extend_from_slice(text);
+        let surplus = last.len().saturating_sub(KEPT);
+        last.drain(..surplus);
+    })?;
+    // The status is another's to hear if this process is not its parent; then the end counts as a good one.
+    let status = waitpid(Some(pid), WaitOptions::empty()).ok().flatten().map(|(_, status)| status);
+    let reason = status.and_then(|status| crash(status, &String::from_utf8_lossy(&last)));
+    clean_up(&ctx, vmid, number.cast_unsigned(), reason)
+}
+
+/// Reads until the process behind `ended` is gone and all that it has written is read.
+fn listen(words: &mut File, ended: BorrowedFd<'_>, take: &mut dyn FnMut(&[u8])) -> Result<()> {
+    let mut buffer = [0; 1024];
+    let mut is_open = true;
+    let mut has_ended = false;
+    loop {
+        let mut descriptors = vec![PollFd::new(&ended, PollFlags::IN)];
+        if is_open {
+            descriptors.push(PollFd::from_borrowed_fd(words.as_fd(), PollFlags::IN));
+        }
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        match poll(&mut descriptors, has_ended.then_some(&now)) {
+            Err(rustix::io::Errno::INTR) => continue,
+            outcome => outcome?,
+        };
+        let has_words = descriptors.get(1).is_some_and(|words| !words.revents().is_empty());
+        has_ended |= !descriptors[0].revents().is_empty();
+        if has_words {
+            let count = words.read(&mut buffer)?;
+            is_open = count > 0;
+            take(&buffer[..count]);
+        } else if has_ended {
+            return Ok(());
+        }
+    }
+}
+
+fn code(status: ExitStatus) -> u8 {
+    let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
+    u8::try_from(code).unwrap_or(u8::MAX)
+}
+
+/// Why QEMU ended, unless it ended as it should: told by the guest, by its monitor, or by SIGTERM.
+fn crash(status: WaitStatus, last_words: &str) -> Option<String> {
+    let end = match (status.terminating_signal(), status.exit_status()) {
+        (Some(signal), _) => format!("QEMU was killed by signal {signal}{}", name(signal)),
+        (None, Some(code)) if code != 0 => format!("QEMU ended with code {code}"),
+        _ => return None,
+    };
+    let told = last_words.lines().map(str::trim).rfind(|line| !line.is_empty());
+    Some(told.map_or(end.clone(), |line| format!("{end}: {}", line.replace(|c: char| c.is_control(), " "))))
+}
+
+fn name(signal: i32) -> &'static str {
+    match signal {
+        libc::SIGABRT => " (ABRT)",
+        libc::SIGBUS => " (BUS)",
+        libc::SIGFPE => " (FPE)",
+        libc::SIGILL => " (ILL)",
+        libc::SIGKILL => " (KILL)",
+        libc::SIGSEGV => " (SEGV)",
+        _ => "",
+    }
+}
+
+/// The process that a file of the VM names.
+fn named(ctx: &Context, vmid: Vmid, ending: &str) -> Option<u32> {
+    fs::read_to_string(files::path(ctx, vmid, ending)).ok()?.trim().parse().ok()
+}
+
+fn clean_up(ctx: &Context, vmid: Vmid, pid: u32, crash: Option<String>) -> Result<()> {
+    Task::aside(ctx, "qmcleanup", vmid, |task| {
+        let _lock = recovery::lock(task, vmid)?;
+        if named(ctx, vmid, MARK) != Some(pid) || files::process(ctx, vmid).is_some() {
+            return Ok(());
+        }
+        let Some(reason) = crash else { return stop::ended(task, vmid) };
+        tell(ctx, &format!("VM {vmid}: {reason}"));
+        Task::listed(ctx, "qmcleanup", vmid, |task| {
+            stop::ended(task, vmid)?;
+            Err(Error::new(reason))
+        })
+    })
+}
+
+/// Writes an error into the machine's log. Nodes below a directory have none.
+fn tell(ctx: &Context, text: &str) {
+    if ctx.root.prefix().as_os_str().is_empty()
+        && let Ok(socket) = UnixDatagram::unbound()
+    {
+        // Without a log there is still the list of tasks.
+        let _ = socket.send_to(format!("<27>pvedaemon[{}]: {text}", std::process::id()).as_bytes(), "/dev/log");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ended(script: &str) -> (Option<String>, String) {
+        let (words, end) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
+        let mut command = Command::new("sh");
+        let child = command.args(["-c", script]).stderr(end).spawn().unwrap();
+        drop(command);
+        let pid = Pid::from_child(&child);
+        let pidfd = pidfd_open(pid, PidfdFlags::empty()).unwrap();
+        let mut text = Vec::new();
+        listen(&mut File::from(words), pidfd.as_fd(), &mut |part| text.extend_from_slice(part)).unwrap();
+        let (_, status) = waitpid(Some(pid), WaitOptions::empty()).unwrap().unwrap();
+        let text = String::from_utf8(text).unwrap();
+        (crash(status, &text), text)
+    }
+
+    #[test]
+    fn an_end_is_a_crash_when_nobody_has_wished_it() {
+        assert_eq!(ended("echo bye >&2"), (None, "bye\n".to_owned()));
+        assert_eq!(ended("kill -9 $$").0.unwrap(), "QEMU was killed by signal 9 (KILL)");
+        assert_eq!(ended("echo one >&2; echo two >&2; exit 3").0.unwrap(), "QEMU ended with code 3: two");
+        let long = "i=0; while [ $i -lt 3000 ]; do echo line $i >&2; i=$((i+1)); done";
+        assert_eq!(ended(long).1.lines().count(), 3000);
+    }
+
+    #[test]
+    fn words_that_outlive_the_process_are_not_waited_for() {
+        let began = std::time::Instant::now();
+        assert_eq!(ended("sleep 30 & exit 0").0, None);
+        assert!(began.elapsed().as_secs() < 20);
+    }
+}
