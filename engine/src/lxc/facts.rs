@@ -57,19 +57,25 @@ fn names(directory: &Path) -> BTreeSet<String> {
 /// The bridges, or what replaces them.
 pub fn bridges(ctx: &Context) -> BTreeMap<String, Bridge> {
     if let Some(Value::Object(replaced)) = ctx.host.replaced("bridges") {
-        let bridge = |mtu: &Value| Bridge { mtu: mtu.as_u64().unwrap_or(1500), vlan_aware: true };
+        let bridge = |mtu: &Value| Bridge { mtu: mtu.as_u64().unwrap_or(1500), vlan_aware: true, open_vswitch: false };
         return replaced.iter().map(|(name, mtu)| (name.clone(), bridge(mtu))).collect();
     }
     let links = Path::new("/sys/class/net");
     let read = |path: PathBuf| fs::read_to_string(path).ok().map(|text| text.trim().to_owned());
+    let mtu = |name: &String| read(links.join(name).join("mtu"))?.parse().ok();
+    // One that cannot be asked has no bridges that a container could use.
+    let of_open_vswitch = crate::network::open_vswitch::bridges().unwrap_or_default();
+    let of_open_vswitch = of_open_vswitch
+        .into_iter()
+        .filter_map(|name| Some((name.clone(), Bridge { mtu: mtu(&name)?, vlan_aware: true, open_vswitch: true })));
     names(links)
         .into_iter()
         .filter(|name| links.join(name).join("bridge").is_dir())
         .filter_map(|name| {
-            let mtu = read(links.join(&name).join("mtu"))?.parse().ok()?;
             let vlan_aware = read(links.join(&name).join("bridge/vlan_filtering")).as_deref() == Some("1");
-            Some((name, Bridge { mtu, vlan_aware }))
+            Some((name.clone(), Bridge { mtu: mtu(&name)?, vlan_aware, open_vswitch: false }))
         })
+        .chain(of_open_vswitch)
         .collect()
 }
 

@@ -10,7 +10,6 @@ use super::cgroup::{self, Hierarchies, Version};
 use super::idmap::IdMap;
 use super::interface::{self, Interface};
 use crate::config::guest::Part;
-use crate::network::sub_bridge;
 use crate::{Error, Result, Vmid};
 use contract::property_string;
 use serde_json::{Map, Value};
@@ -66,6 +65,8 @@ pub struct Bridge {
     pub mtu: u64,
     /// Whether it filters VLANs.
     pub vlan_aware: bool,
+    /// Whether it is one of Open vSwitch's, which tells VLANs apart in its own way.
+    pub open_vswitch: bool,
 }
 
 /// A device node of the host.
@@ -407,17 +408,15 @@ fn network(plan: &mut Plan, vmid: Vmid, net: &Interface, facts: &Facts, unmanage
             return Err(Error::new(format!("net{index}: MTU size '{wanted}' is bigger than bridge MTU '{limit}'")));
         }
         mtu = Some(wanted);
-        if !down {
+        if !down && net.get("trunks").is_some() && !bridge.vlan_aware {
+            return Err(Error::new("vlan aware feature need to be enabled to use trunks"));
+        }
+        // Our own plugging puts links on bridges of Open vSwitch, and on those of a VLAN, which come and go with guests.
+        let by_plugging = bridge.open_vswitch || net.number("tag").is_some() && !bridge.vlan_aware;
+        if !down && !by_plugging {
             let trunks = net.get("trunks").unwrap_or_default();
-            let tag = net.number("tag").filter(|_| bridge.vlan_aware);
-            match net.number("tag").and_then(|tag| tag.try_into().ok()) {
-                Some(tag) if !bridge.vlan_aware => line("link", &sub_bridge::name(name, tag)),
-                _ => line("link", &name),
-            }
-            if !trunks.is_empty() && !bridge.vlan_aware {
-                return Err(Error::new("vlan aware feature need to be enabled to use trunks"));
-            }
-            if let Some(tag) = tag {
+            line("link", &name);
+            if let Some(tag) = net.number("tag") {
                 line("veth.vlan.id", &tag);
             }
             for tag in trunks.split(';').filter(|tag| !tag.is_empty()) {

@@ -8,7 +8,7 @@ use super::volume::{self, Source};
 use super::{cgroup, hook, interface, monitor, update};
 use crate::config::guest::{GuestKind, Part};
 use crate::storage::{self, VolumeId};
-use crate::{Context, Error, Result, Task, Vmid, bail, command, error::ResultExt, guest};
+use crate::{Context, Error, Result, Task, Vmid, bail, command, error::ResultExt, guest, network};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use std::io::Read;
@@ -101,6 +101,7 @@ pub fn clean_up(ctx: &Context, vmid: Vmid) -> Result<()> {
     }
     let mut failures: Vec<Error> = remove_groups(ctx, vmid).err().into_iter().collect();
     failures.extend(leftover_links(vmid).iter().filter_map(|link| remove_link(link).err()));
+    failures.extend(network::tidy(ctx).err());
     match failures.split_first() {
         None => Ok(()),
         Some((first, rest)) => Err(Error::new(first.message()).with_cleanup_failures(rest)),

@@ -6,18 +6,21 @@
 //! | `stanza.rs`, `wanted.rs` | what the file means: from text to a [`state::State`], pure |
 //! | `plan.rs`, `change.rs` | from one state to another: an ordered list of changes, pure |
 //! | `netlink/` | the kernel's state, and changes of it |
-//! | `transaction.rs`, `script.rs` | carrying a plan out, going back, confirmation; command lines and DHCP |
-//! | `tap.rs`, `port.rs`, `sub_bridge.rs`, `rate.rs`, `open_vswitch.rs`, `link.rs` | links of guests |
+//! | `transaction.rs`, `script.rs`, `dhcp.rs` | carrying a plan out, going back, confirmation; command lines and DHCP |
+//! | `open_vswitch.rs`, `ovs_sections.rs` | bridges and ports of Open vSwitch: guests' and the file's |
+//! | `tap.rs`, `port.rs`, `sub_bridge.rs`, `rate.rs`, `link.rs` | links of guests |
 //!
 //! Names of links are anybody's choice; nothing here knows a link by its name, except guests' own.
 
 pub mod change;
+mod dhcp;
 pub mod edit;
 pub mod handlers;
 pub mod interfaces;
 mod link;
 pub mod netlink;
 pub mod open_vswitch;
+mod ovs_sections;
 pub mod plan;
 pub mod port;
 mod rate;
@@ -67,13 +70,21 @@ pub fn check_bridge(bridge: &str) -> Result<()> {
 }
 
 /// Removes what guests that ended without us have left, and takes back a change of the network whose process has died;
-/// says what. Taps need no care: they go with QEMU.
+/// says what.
 pub fn reconcile(ctx: &Context) -> Result<Vec<String>> {
     let mut lines = Vec::new();
     transaction::recover(ctx, &mut |line| lines.push(line.to_owned()))?;
-    let bridges = sub_bridge::remove_all_unused(ctx)?;
-    lines.extend(bridges.into_iter().map(|bridge| format!("removed bridge '{bridge}', which no guest uses any more")));
+    lines.extend(tidy(ctx)?);
     Ok(lines)
+}
+
+/// Removes bridges of VLANs that no guest uses any more, and ports of Open vSwitch whose guest has ended; says what. Taps
+/// need no care: they go with QEMU.
+pub fn tidy(ctx: &Context) -> Result<Vec<String>> {
+    let bridges = sub_bridge::remove_all_unused(ctx)?;
+    let bridges = bridges.into_iter().map(|bridge| format!("removed bridge '{bridge}', which no guest uses any more"));
+    let ports = open_vswitch::remove_left_ports()?;
+    Ok(bridges.chain(ports.into_iter().map(|port| format!("removed port '{port}', whose guest has ended"))).collect())
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 
 use super::change::Change;
 use super::netlink::PortVlans;
+use super::open_vswitch;
 use super::state::{Bond, Kind, Link, PortFlags, Route, State};
 use super::wanted::Wanted;
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,13 +25,14 @@ pub fn plan(before: &Wanted, wanted: &Wanted, actual: &State) -> Plan {
     planner.leave_out_missing();
     planner.end_what_goes();
     planner.release();
+    planner.leave_open_vswitch();
     planner.delete();
     planner.create();
+    planner.open_vswitch();
     planner.options();
     planner.mtu();
     planner.commands(|commands| &commands.pre_up, "pre-up");
     planner.attach();
-    planner.open_vswitch();
     planner.ports();
     planner.up();
     planner.addresses();
@@ -81,6 +83,7 @@ impl Planner<'_> {
     /// Whether a link has to be made anew.
     fn is_remade(&self, name: &str) -> bool {
         match (self.target.get(name), self.actual.links.get(name)) {
+            (Some(Link { kind: Kind::OpenVSwitch, .. }), Some(actual)) => actual.kind.is_made(),
             (Some(wanted), Some(actual)) => wanted.kind.is_made() && must_remake(&wanted.kind, &actual.kind),
             _ => false,
         }
@@ -101,7 +104,7 @@ impl Planner<'_> {
 
     fn end_what_goes(&mut self) {
         for (name, families) in &self.before.dhcp {
-            if self.wanted.dhcp.get(name) != Some(families) && self.actual.links.contains_key(name) {
+            if self.wanted.dhcp.get(name) != Some(families) || self.is_remade(name) {
                 self.push(Change::StopDhcp(name.clone()));
             }
         }
@@ -117,7 +120,8 @@ impl Planner<'_> {
     /// Takes ports out of what they no longer belong to. Guests' ports are in no file, so they stay.
     fn release(&mut self) {
         for (name, actual) in &self.actual.links {
-            let Some(from) = actual.controller.as_ref().filter(|from| !from.is_empty()) else { continue };
+            let is_ours_to_release = |from: &&String| !from.is_empty() && *from != open_vswitch::CONTROLLER;
+            let Some(from) = actual.controller.as_ref().filter(is_ours_to_release) else { continue };
             let wanted = match self.target.get(name) {
                 Some(link) => link.controller.clone(),
                 None if self.before.state.links.contains_key(name) => Some(String::new()),
@@ -148,9 +152,7 @@ impl Planner<'_> {
             let Some(link) = self.actual.links.get(&name) else { continue };
             if link.kind.is_made() {
                 self.push(Change::Delete { name: name.clone(), kind: link.kind.word().to_owned() });
-            } else if link.kind == Kind::OpenVSwitch {
-                self.push(Change::OpenVSwitch(["--if-exists", "del-br", &name].map(str::to_owned).to_vec()));
-            } else if link.kind != Kind::Loopback {
+            } else if !matches!(link.kind, Kind::Loopback | Kind::OpenVSwitch) {
                 for net in link.addresses.iter().flatten().filter(|net| !net.is_link_local()) {
                     self.plan.changes.push(Change::DeleteAddress(name.clone(), *net));
                 }
@@ -162,6 +164,27 @@ impl Planner<'_> {
             for line in after.unwrap_or_default() {
                 self.push(Change::Command { name: name.clone(), phase: "post-down", line });
             }
+        }
+    }
+
+    /// Bridges and ports that Open vSwitch has to give up, ports first.
+    fn leave_open_vswitch(&mut self) {
+        let mut gone: Vec<(&String, &String)> = Vec::new();
+        for (name, bridge) in &self.actual.open_vswitch {
+            let was_ours = self.before.open_vswitch.contains_key(name) && !self.wanted.open_vswitch.contains_key(name);
+            let other = |link: &Link| link.kind.is_made() || link.controller.as_ref().is_some_and(|to| !to.is_empty());
+            let is_taken = self
+                .target
+                .get(name)
+                .is_some_and(|link| link.controller.as_deref() != Some(open_vswitch::CONTROLLER) && other(link));
+            if was_ours || is_taken {
+                gone.push((name, bridge));
+            }
+        }
+        gone.sort_by_key(|(_, bridge)| bridge.is_empty());
+        for (name, bridge) in gone {
+            let word = if bridge.is_empty() { "del-br" } else { "del-port" };
+            self.plan.changes.push(Change::OpenVSwitch(["--if-exists", word, name].map(str::to_owned).to_vec()));
         }
     }
 
@@ -336,10 +359,12 @@ impl Planner<'_> {
     }
 
     fn open_vswitch(&mut self) {
-        for (name, call) in &self.wanted.open_vswitch {
-            let is_changed = self.before.open_vswitch.get(name) != Some(call);
-            if is_changed || !self.actual.links.contains_key(name) {
-                self.plan.changes.push(Change::OpenVSwitch(call.clone()));
+        let mut parts: Vec<_> = self.wanted.open_vswitch.iter().collect();
+        parts.sort_by_key(|(_, part)| !part.bridge.is_empty());
+        for (name, part) in parts {
+            let is_changed = self.before.open_vswitch.get(name).is_some_and(|before| before != part);
+            if is_changed || self.actual.open_vswitch.get(name) != Some(&part.bridge) {
+                self.plan.changes.push(Change::OpenVSwitch(part.call.clone()));
             }
         }
     }

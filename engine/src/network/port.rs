@@ -4,8 +4,8 @@
 //! a running guest's, and for one that somebody has pulled. (PVE: pve-common PVE/Network.pm, tap_plug and tap_unplug)
 
 use super::netlink::{self, Netlink, PortVlans};
-use super::{bridge_exists, is_link_name, link, link_exists, open_vswitch, rate, sub_bridge};
-use crate::{Context, Error, Result, bail, error::ResultExt};
+use super::{bridge_exists, edit, is_link_name, link, link_exists, open_vswitch, rate, stanza, sub_bridge};
+use crate::{Context, Error, Result, bail, command, error::ResultExt, file};
 use std::fs;
 use std::ops::RangeInclusive;
 use std::path::Path;
@@ -103,14 +103,23 @@ pub fn prepare(ctx: &Context, port: &Port) -> Result<String> {
 /// Plugs a link in as asked and switches it on. What is so already is not touched.
 pub fn plug(ctx: &Context, port: &Port) -> Result<()> {
     let place = || format!("unable to plug '{}' into '{}'", port.name, port.bridge);
-    let bridge = prepare(ctx, port)?;
+    let mut bridge = prepare(ctx, port)?;
     // The guest speaks for itself; the host must not take part in its network. No IPv6 in the kernel is fine, too.
     let _ = fs::write(format!("/proc/sys/net/ipv6/conf/{}/disable_ipv6", port.name), "1");
     if open_vswitch::is_bridge(&bridge) {
         open_vswitch::plug(port)?;
     } else {
         let old = bridge_of(&port.name);
-        attach(port, &bridge).context(place)?;
+        let mut attached = attach(port, &bridge);
+        for _ in 0..10 {
+            if attached.is_ok() || bridge_exists(&bridge) {
+                break;
+            }
+            // Another guest was the last in this VLAN and has just left it.
+            bridge = prepare(ctx, port)?;
+            attached = attach(port, &bridge);
+        }
+        attached.and_then(|()| set_learning(ctx, port)).context(place)?;
         if let Some(old) = old.filter(|old| *old != bridge) {
             sub_bridge::remove_unused(ctx, &old)?;
         }
@@ -172,6 +181,31 @@ fn attach(port: &Port, bridge: &str) -> Result<()> {
         fs::write(&file, isolated).context(|| file.clone())?;
     }
     Ok(())
+}
+
+/// On a bridge with `bridge-disable-mac-learning` a port knows its guest's address only, and floods nothing else to it.
+/// (PVE: pve-common PVE/Network.pm, tap_plug and add_bridge_fdb)
+fn set_learning(ctx: &Context, port: &Port) -> Result<()> {
+    let learns = if learns(ctx, &port.bridge) { "1" } else { "0" };
+    for flag in ["unicast_flood", "learning"] {
+        let file = format!("/sys/class/net/{}/brport/{flag}", port.name);
+        if read(&file).is_some_and(|now| now != learns) {
+            fs::write(&file, learns).context(|| file.clone())?;
+        }
+    }
+    if let (Some(mac), "0") = (&port.mac, learns) {
+        command::run("bridge", &["fdb", "replace", mac, "dev", &port.name, "master", "static"])?;
+    }
+    Ok(())
+}
+
+/// What the file in force says; a file that makes no sense says nothing.
+fn learns(ctx: &Context, bridge: &str) -> bool {
+    let file = edit::current_file(ctx);
+    let sections = file::read_or_empty(&file).and_then(|text| stanza::read(ctx, &file, &text)).unwrap_or_default();
+    let own = sections.stanzas.iter().filter(|stanza| stanza.name == bridge);
+    let mut options = own.flat_map(|stanza| &stanza.options);
+    !options.any(|(key, value)| key == "bridge-disable-mac-learning" && value != "0")
 }
 
 /// First line of a small file of the kernel.

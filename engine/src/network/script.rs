@@ -1,10 +1,10 @@
-//! Command lines of the interfaces file, and the DHCP client.
+//! Command lines of the interfaces file.
 //!
 //! A line such as `post-up iptables …` is what the administrator has written into a file of root's, so it goes to
 //! `/bin/sh -c` as ifupdown does it. This is the only place where a shell is started. It has a time limit; what it prints
 //! is logged, and its failure is a warning, as with ifupdown2.
 
-use crate::{Error, Result, bail, command, host};
+use crate::{Error, Result, bail};
 use std::io::Read;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
@@ -12,8 +12,6 @@ use std::time::{Duration, Instant};
 
 /// How long a line may take.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// A DHCP client of Debian's that is looked after (isc-dhcp-client is not any more).
-const CLIENT: &str = "dhcpcd";
 
 /// Runs a line for an interface.
 pub fn run(name: &str, phase: &str, line: &str, log: &mut dyn FnMut(&str)) {
@@ -71,28 +69,6 @@ fn tempfile() -> Result<std::fs::File> {
     let name = std::ffi::CString::new("network-command").expect("the name has no NUL");
     let fd = rustix::fs::memfd_create(&name, rustix::fs::MemfdFlags::CLOEXEC)?;
     Ok(std::fs::File::from(fd))
-}
-
-/// Starts the DHCP client of an interface; it goes on by itself.
-pub fn start_dhcp(name: &str, four: bool, six: bool) -> Result<()> {
-    if host::program_path(CLIENT).is_none() {
-        bail!("'{name}' asks for DHCP, and no client is installed (need package 'dhcpcd-base')");
-    }
-    let mut words = vec!["-q", "-b"];
-    match (four, six) {
-        (true, false) => words.push("-4"),
-        (false, true) => words.push("-6"),
-        _ => {}
-    }
-    words.push(name);
-    command::run(CLIENT, &words).map(drop)
-}
-
-/// Ends the DHCP client of an interface and gives its address back. One that does not run is no error.
-pub fn stop_dhcp(name: &str) {
-    if host::program_path(CLIENT).is_some() {
-        let _ = command::run(CLIENT, &["-q", "-k", name]);
-    }
 }
 
 #[cfg(test)]

@@ -16,6 +16,9 @@ pub struct State {
     pub links: BTreeMap<String, Link>,
     /// Routes of the main table that somebody has set.
     pub routes: BTreeSet<Route>,
+    /// Bridges and ports that Open vSwitch has, with the bridge of each port; empty for bridges themselves.
+    #[serde(default)]
+    pub open_vswitch: BTreeMap<String, String>,
 }
 
 /// One link.

@@ -13,10 +13,10 @@ use super::netlink::Netlink;
 use super::plan::{Plan, plan};
 use super::state::{Kind, State};
 use super::wanted::Wanted;
-use super::{edit, script, stanza};
+use super::{dhcp, edit, open_vswitch, script, stanza};
 use crate::{Context, Error, Result, bail, error::ResultExt, file};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -60,7 +60,8 @@ pub enum Pending {
 /// What the file wants and what has to be done for it, with all checks. Changes nothing.
 pub fn plan_now(ctx: &Context) -> Result<Plan> {
     let wanted = wanted(ctx, &edit::text(ctx)?)?;
-    Ok(plan(&in_force(ctx)?, &wanted, &Netlink::open()?.state()?))
+    check_open_vswitch(&wanted)?;
+    Ok(plan(&in_force(ctx)?, &wanted, &actual(&Netlink::open()?)?))
 }
 
 /// Applies the waiting file, or the one in force again. With `confirm` seconds it goes back by itself unless confirmed.
@@ -75,8 +76,9 @@ pub fn apply(ctx: &Context, confirm: Option<u64>, log: &mut dyn FnMut(&str)) -> 
     let had_pending = edit::pending_file(ctx).exists();
     let (old_text, new_text) = (file::read_or_empty(&edit::current_file(ctx))?, edit::text(ctx)?);
     let wanted = wanted(ctx, &new_text)?;
+    check_open_vswitch(&wanted)?;
     let netlink = Netlink::open()?;
-    let snapshot = netlink.state()?;
+    let snapshot = actual(&netlink)?;
     let before = in_force(ctx)?;
     let plan = plan(&before, &wanted, &snapshot);
     plan.warnings.iter().for_each(|warning| log(&format!("warning: {warning}")));
@@ -116,14 +118,16 @@ pub fn boot(ctx: &Context, log: &mut dyn FnMut(&str)) -> Result<()> {
     let wanted = wanted(ctx, &file::read_or_empty(&edit::current_file(ctx))?)?;
     let netlink = Netlink::open()?;
     let mut failures: Vec<Error> = Vec::new();
+    let mut started = Vec::new();
     for round in 0..ROUNDS {
         let before = if round == 0 { Wanted::default() } else { wanted.clone() };
-        let plan = plan(&before, &wanted, &netlink.state()?);
+        let plan = plan(&before, &wanted, &actual(&netlink)?);
         plan.warnings.iter().filter(|_| round == 0).for_each(|warning| log(&format!("warning: {warning}")));
         if plan.changes.is_empty() {
             break;
         }
         failures.clear();
+        started.extend(asking(&plan));
         for change in &plan.changes {
             log(&change.to_string());
             if let Err(error) = execute(&netlink, change, log) {
@@ -133,6 +137,7 @@ pub fn boot(ctx: &Context, log: &mut dyn FnMut(&str)) -> Result<()> {
         }
     }
     write_in_force(ctx, &wanted)?;
+    dhcp::await_leases(&netlink, started, log)?;
     match failures.is_empty() {
         true => Ok(()),
         false => Err(Error::new("not everything could be brought up").with_cleanup_failures(&failures)),
@@ -209,6 +214,17 @@ fn wanted(ctx: &Context, text: &str) -> Result<Wanted> {
     Wanted::of(&sections)
 }
 
+/// What cannot be carried out is said before anything is changed.
+fn check_open_vswitch(wanted: &Wanted) -> Result<()> {
+    let Some(name) = wanted.open_vswitch.keys().next() else { return Ok(()) };
+    open_vswitch::check().map_err(|error| error.context(format!("'{name}'")))
+}
+
+/// What the kernel and Open vSwitch have.
+fn actual(netlink: &Netlink) -> Result<State> {
+    Ok(State { open_vswitch: open_vswitch::parts()?, ..netlink.state()? })
+}
+
 fn put_in_force(ctx: &Context, journal: &Journal) -> Result<()> {
     if journal.had_pending {
         file::replace(&edit::current_file(ctx), journal.new_text.as_bytes(), 0o644)?;
@@ -219,19 +235,29 @@ fn put_in_force(ctx: &Context, journal: &Journal) -> Result<()> {
 
 /// Carries out the plan, asks the kernel, and does what is still missing. What is missing after that is a failure.
 fn carry_out(netlink: &Netlink, journal: &Journal, mut plan: Plan, log: &mut dyn FnMut(&str)) -> Result<()> {
+    let asking = asking(&plan);
     for _ in 0..ROUNDS {
         for change in &plan.changes {
             log(&change.to_string());
             execute(netlink, change, log).map_err(|error| error.context(change.to_string()))?;
         }
-        plan = self::plan(&journal.wanted, &journal.wanted, &netlink.state()?);
+        plan = self::plan(&journal.wanted, &journal.wanted, &actual(netlink)?);
         plan.changes.retain(|change| !matches!(change, Change::Command { .. }));
         if plan.changes.is_empty() {
-            return Ok(());
+            return dhcp::await_leases(netlink, asking, log);
         }
     }
     let left: Vec<String> = plan.changes.iter().map(Change::to_string).collect();
     Err(Error::new(format!("the kernel did not take: {}", left.join("; "))))
+}
+
+/// Interfaces that begin to ask for an address, and whether for one of IPv4.
+fn asking(plan: &Plan) -> Vec<(String, bool)> {
+    let start = |change: &Change| match change {
+        Change::StartDhcp { name, four, .. } => Some((name.clone(), *four)),
+        _ => None,
+    };
+    plan.changes.iter().filter_map(start).collect()
 }
 
 fn execute(netlink: &Netlink, change: &Change, log: &mut dyn FnMut(&str)) -> Result<()> {
@@ -240,9 +266,9 @@ fn execute(netlink: &Netlink, change: &Change, log: &mut dyn FnMut(&str)) -> Res
     }
     match change {
         Change::Command { name, phase, line } => script::run(name, phase, line, log),
-        Change::StartDhcp { name, four, six } => script::start_dhcp(name, *four, *six)?,
-        Change::StopDhcp(name) => script::stop_dhcp(name),
-        Change::OpenVSwitch(words) => super::open_vswitch::call(words)?,
+        Change::StartDhcp { name, four, six } => dhcp::start(name, *four, *six)?,
+        Change::StopDhcp(name) => dhcp::stop(name)?,
+        Change::OpenVSwitch(words) => open_vswitch::call(words)?,
         _ => {}
     }
     Ok(())
@@ -259,10 +285,11 @@ fn go_back(ctx: &Context, journal: &Journal, log: &mut dyn FnMut(&str)) -> Resul
     if journal.boot == boot_id() {
         let netlink = Netlink::open()?;
         let former = former(journal);
-        let present = Wanted { state: journal.wanted.state.clone(), ..Wanted::default() };
+        // The commands of neither file are run on the way back.
+        let present = Wanted { commands: BTreeMap::new(), ..journal.wanted.clone() };
         let mut failures: Vec<Error> = Vec::new();
         for _ in 0..ROUNDS {
-            let plan = plan(&present, &former, &netlink.state()?);
+            let plan = plan(&present, &former, &actual(&netlink)?);
             if plan.changes.is_empty() {
                 break;
             }
@@ -304,15 +331,18 @@ fn former(journal: &Journal) -> Wanted {
             link.mac = None;
         }
     }
-    Wanted { state, dhcp: journal.before.dhcp.clone(), ..Wanted::default() }
+    let (dhcp, open_vswitch) = (journal.before.dhcp.clone(), journal.before.open_vswitch.clone());
+    Wanted { state, dhcp, open_vswitch, ..Wanted::default() }
 }
 
 /// What was applied last in this boot; before the first time, what the file in force says: somebody else has applied it.
 fn in_force(ctx: &Context) -> Result<Wanted> {
     let text = file::read_or_empty(&in_force_file(ctx))?;
-    if let Ok((boot, wanted)) = serde_json::from_str::<(String, Wanted)>(&text)
+    if let Ok((boot, mut wanted)) = serde_json::from_str::<(String, Wanted)>(&text)
         && boot == boot_id()
     {
+        // A client that has died is to be started again.
+        wanted.dhcp.retain(|name, _| dhcp::runs(name));
         return Ok(wanted);
     }
     let file = edit::current_file(ctx);

@@ -4,10 +4,10 @@
 //! errors that name file and line.
 
 use super::interfaces::BOND_MODES;
-use super::is_link_name;
 use super::netlink::PortVlans;
 use super::stanza::{Sections, Stanza};
 use super::state::{Bond, Bridge, Kind, Link, Net, Route, State, Vxlan};
+use super::{is_link_name, open_vswitch};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,8 +24,17 @@ pub struct Wanted {
     pub commands: BTreeMap<String, Commands>,
     /// Interfaces whose addresses come from a DHCP server: for IPv4, for IPv6.
     pub dhcp: BTreeMap<String, (bool, bool)>,
-    /// Calls of `ovs-vsctl` for each interface.
-    pub open_vswitch: BTreeMap<String, Vec<String>>,
+    /// Bridges and ports of Open vSwitch.
+    pub open_vswitch: BTreeMap<String, OvsPart>,
+}
+
+/// A bridge or port of Open vSwitch.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OvsPart {
+    /// The bridge that a port is on; empty for bridges themselves.
+    pub bridge: String,
+    /// The call of `ovs-vsctl` that makes it so, whatever it was before.
+    pub call: Vec<String>,
 }
 
 /// Command lines that the administrator wants to be run.
@@ -146,8 +155,8 @@ impl Wanted {
 }
 
 /// One interface with all its sections.
-struct Interface<'a> {
-    name: &'a str,
+pub(super) struct Interface<'a> {
+    pub(super) name: &'a str,
     stanzas: &'a [&'a Stanza],
     /// Where it was mentioned, when it has no section.
     place: String,
@@ -161,8 +170,12 @@ impl Interface<'_> {
         if let Kind::Vlan { raw, .. } = &kind {
             below.push((raw.clone(), self.place()));
         }
-        if kind == Kind::OpenVSwitch {
-            wanted.open_vswitch.insert(self.name.to_owned(), self.open_vswitch_call());
+        if let Some(kind) = self.get("ovs-type") {
+            below.extend(self.add_open_vswitch(kind, wanted)?);
+        }
+        if self.get("ovs-type") == Some("OVSBond") {
+            // It is no link of the kernel's.
+            return Ok(below);
         }
         let aware = matches!(&kind, Kind::Bridge(bridge) if bridge.vlan_aware == Some(true));
         let mut link = Link { kind, up: true, ..wanted.state.links.remove(self.name).unwrap_or_default() };
@@ -175,6 +188,9 @@ impl Interface<'_> {
         link.port.multicast_flood = self.flag("bridge-multicast-flood");
         link.port.neighbour_suppression = self.flag("bridge-arp-nd-suppress");
         link.port.isolated = self.flag("bridge-isolated").or(self.flag("bridge-port-isolated"));
+        if self.get("ovs-type") == Some("OVSPort") {
+            link.controller = Some(open_vswitch::CONTROLLER.into());
+        }
         if aware {
             link.vlans = Some(PortVlans::access(1, []));
         }
@@ -210,7 +226,7 @@ impl Interface<'_> {
         if name == "lo" {
             return Ok(Kind::Loopback);
         }
-        if self.get("ovs-type").is_some() {
+        if matches!(self.get("ovs-type"), Some("OVSBridge" | "OVSIntPort")) {
             return Ok(Kind::OpenVSwitch);
         }
         if self.get("bridge-ports").is_some() {
@@ -403,29 +419,6 @@ impl Interface<'_> {
         }
     }
 
-    fn open_vswitch_call(&self) -> Vec<String> {
-        let (name, kind) = (self.name, self.get("ovs-type").unwrap_or_default());
-        let options = self.get("ovs-options").unwrap_or_default().split_whitespace().map(str::to_owned);
-        let bridge = self.get("ovs-bridge").unwrap_or_default();
-        let mut words: Vec<String> = match kind {
-            "OVSBridge" => vec!["--may-exist".into(), "add-br".into(), name.into()],
-            "OVSBond" => {
-                let ports = self.list("ovs-bonds").map(str::to_owned);
-                ["--may-exist", "add-bond", bridge, name]
-                    .into_iter()
-                    .map(str::to_owned)
-                    .chain(ports)
-                    .chain(options)
-                    .collect()
-            }
-            _ => ["--may-exist", "add-port", bridge, name].into_iter().map(str::to_owned).chain(options).collect(),
-        };
-        if kind == "OVSIntPort" {
-            words.extend(["--", "set", "Interface", name, "type=internal"].map(str::to_owned));
-        }
-        words
-    }
-
     fn check_name(&self) -> Result<()> {
         if is_link_name(self.name) {
             Ok(())
@@ -452,11 +445,11 @@ impl Interface<'_> {
             .map(|(key, value)| (if key == "ovs-mtu" { "mtu" } else { key.as_str() }, value.as_str()))
     }
 
-    fn get(&self, key: &str) -> Option<&str> {
+    pub(super) fn get(&self, key: &str) -> Option<&str> {
         self.options().find(|(name, _)| *name == key).map(|(_, value)| value)
     }
 
-    fn list<'a>(&'a self, key: &'a str) -> impl Iterator<Item = &'a str> {
+    pub(super) fn list<'a>(&'a self, key: &'a str) -> impl Iterator<Item = &'a str> {
         let lists = self.options().filter(move |(name, _)| *name == key);
         lists.flat_map(|(_, list)| list.split_whitespace()).filter(|port| *port != "none")
     }
@@ -465,7 +458,7 @@ impl Interface<'_> {
         self.get(key).map(is_on)
     }
 
-    fn number<T: std::str::FromStr>(&self, key: &str) -> Result<Option<T>> {
+    pub(super) fn number<T: std::str::FromStr>(&self, key: &str) -> Result<Option<T>> {
         self.get(key)
             .map(|text| text.parse().map_err(|_| self.wrong(&format!("{key} '{text}' is no number"))))
             .transpose()
@@ -475,11 +468,11 @@ impl Interface<'_> {
         self.number(key)
     }
 
-    fn place(&self) -> String {
+    pub(super) fn place(&self) -> String {
         self.stanzas.first().map_or_else(|| self.place.clone(), |stanza| stanza.place.clone())
     }
 
-    fn wrong(&self, what: &str) -> Error {
+    pub(super) fn wrong(&self, what: &str) -> Error {
         Error::new(format!("{}: {what}", self.place()))
     }
 }

@@ -5,7 +5,7 @@ use super::{agent::Agent, files, pending, qmp, recovery, status};
 use crate::config::guest::{GuestConfig, GuestKind};
 use crate::guest::startup::Startup;
 use crate::process::ProcessId;
-use crate::{Context, Error, Result, Task, Vmid, guest, task::abort};
+use crate::{Context, Error, Result, Task, Vmid, guest, network, task::abort};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 use serde_json::json;
@@ -139,7 +139,8 @@ pub fn kill(ctx: &Context, vmid: Vmid) -> Result<()> {
     if let Some(process) = files::process(ctx, vmid) {
         end_process(process, &mut |_| {})?;
     }
-    files::remove_leftovers(ctx, vmid).map(drop)
+    files::remove_leftovers(ctx, vmid)?;
+    network::tidy(ctx).map(drop)
 }
 
 /// Cleans up after a VM that has ended without being told to, for the holder of its lock.
@@ -154,6 +155,7 @@ pub(super) fn ended(task: &Task, vmid: Vmid) -> Result<()> {
 /// Cleans up after a VM that has ended, and lets the changes take effect that waited for it.
 fn after_end(task: &Task, vmid: Vmid) -> Result<()> {
     files::remove_leftovers(task.ctx, vmid)?;
+    network::tidy(task.ctx)?;
     deactivate_volumes(task, vmid)?;
     pending::apply_stopped(task.ctx, vmid, &mut |text| task.warn(text))
 }

@@ -24,7 +24,7 @@ const PACKAGES: &[&str] = &[
     "systemd-sysv,dbus,udev,libpam-systemd,openssh-server,kmod,procps,psmisc,less,ca-certificates,curl,python3-minimal",
     "jq,strace,socat,netcat-openbsd,busybox-static,cpio,zstd,xz-utils,bzip2,lzop,openssl,apparmor,linux-image-cloud-amd64",
     // Network.
-    "ifupdown,ifenslave,iproute2,iputils-ping,iputils-arping,isc-dhcp-client,dnsmasq-base,ethtool,tcpdump,nftables",
+    "ifupdown,ifenslave,iproute2,iputils-ping,iputils-arping,isc-dhcp-client,dhcpcd-base,dnsmasq-base,ethtool,tcpdump,nftables",
     "bridge-utils,openvswitch-switch,iperf3",
     // Storage.
     "lvm2,thin-provisioning-tools,btrfs-progs,xfsprogs,e2fsprogs,dosfstools,parted,fdisk,gdisk,smartmontools,acl,quota",

@@ -20,7 +20,7 @@ fn legacy() -> Facts {
         swap_accounting: true,
         seccomp_base: Some("2\ndenylist\n[all]\nkexec_load errno 1\n".into()),
         includes: ["common.conf", "userns.conf", "nesting.conf"].map(str::to_owned).into(),
-        bridges: [("vmbr0".to_owned(), Bridge { mtu: 1500, vlan_aware: false })].into(),
+        bridges: [("vmbr0".to_owned(), Bridge { mtu: 1500, vlan_aware: false, open_vswitch: false })].into(),
         cpus: (0..8).collect(),
         ..Facts::default()
     }
@@ -34,7 +34,7 @@ fn unified() -> Facts {
             unified_controllers: ["cpu", "cpuset", "memory", "io", "pids"].map(str::to_owned).into(),
         },
         apparmor: Some(AppArmor { message_queues: true, user_namespaces: true }),
-        bridges: [("vmbr0".to_owned(), Bridge { mtu: 9000, vlan_aware: true })].into(),
+        bridges: [("vmbr0".to_owned(), Bridge { mtu: 9000, vlan_aware: true, open_vswitch: false })].into(),
         devices: [("/dev/ttyUSB0".to_owned(), Device { block: false, major: 188, minor: 0 })].into(),
         ..legacy()
     }
@@ -73,9 +73,9 @@ fn show(plan: &Plan) -> String {
 }
 
 #[test]
-fn a_tag_on_a_plain_bridge_means_its_bridge_for_the_vlan() {
+fn a_tag_on_a_plain_bridge_is_left_to_the_plugging() {
     let config = plan(vmid(), &part("net0: name=eth0,bridge=vmbr0,tag=5\n"), &legacy()).unwrap().config;
-    assert!(config.contains("lxc.net.0.link = vmbr0v5\n") && !config.contains("vlan.id"), "{config}");
+    assert!(!config.contains("lxc.net.0.link") && !config.contains("vlan.id"), "{config}");
 }
 
 #[test]

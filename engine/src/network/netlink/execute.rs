@@ -57,13 +57,13 @@ impl Netlink {
                 self.write(RouteNetlinkMessage::NewAddress(address(name, net)?), Write::NewOrReplace)?;
             }
             Change::DeleteAddress(name, net) => {
-                self.write(RouteNetlinkMessage::DelAddress(address(name, net)?), Write::Existing)?;
+                self.write(RouteNetlinkMessage::DelAddress(address(name, net)?), Write::Gone)?;
             }
             Change::AddRoute(wanted) => {
                 self.write(RouteNetlinkMessage::NewRoute(route(wanted)?), Write::NewOrReplace)?;
             }
             Change::DeleteRoute(gone) => {
-                self.write(RouteNetlinkMessage::DelRoute(route(gone)?), Write::Existing)?;
+                self.write(RouteNetlinkMessage::DelRoute(route(gone)?), Write::Gone)?;
             }
             Change::Remote { name, remote: other, add } => self.remote(name, *other, *add)?,
             Change::Command { .. } | Change::StopDhcp(_) | Change::StartDhcp { .. } | Change::OpenVSwitch(_) => {

@@ -27,6 +27,10 @@ use std::time::Duration;
 /// The kernel answers at once; one that does not is broken, and a caller must not hang on it.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// What the kernel says of an address and of a route that are not there.
+const ABSENT_ADDRESS: i32 = libc::EADDRNOTAVAIL;
+const ABSENT_ROUTE: i32 = libc::ESRCH;
+
 /// An open routing socket of this process's network namespace.
 pub struct Netlink {
     runtime: tokio::runtime::Runtime,
@@ -39,6 +43,8 @@ pub struct Netlink {
 pub enum Write {
     /// It must be there (`set`, `delete`).
     Existing,
+    /// It must not be there afterwards; the kernel may have removed it with something else.
+    Gone,
     /// It must not be there.
     New,
     /// Made, or replaced when it is there.
@@ -74,16 +80,26 @@ impl Netlink {
     /// Changes something. The kernel's refusal is the error.
     pub fn write(&self, message: RouteNetlinkMessage, how: Write) -> Result<()> {
         let flags = match how {
-            Write::Existing => 0,
+            Write::Existing | Write::Gone => 0,
             Write::New => NLM_F_CREATE | NLM_F_EXCL,
             Write::NewOrReplace => NLM_F_CREATE | NLM_F_REPLACE,
             Write::Append => NLM_F_CREATE | NLM_F_APPEND,
         };
         self.writes.set(self.writes.get() + 1);
-        self.request(message, NLM_F_REQUEST | NLM_F_ACK | flags).map(drop)
+        match self.ask(message, NLM_F_REQUEST | NLM_F_ACK | flags)? {
+            Err(error) if how == Write::Gone && matches!(error.raw_os_error(), Some(ABSENT_ADDRESS | ABSENT_ROUTE)) => {
+                Ok(())
+            }
+            answer => answer.map(drop).map_err(refusal),
+        }
     }
 
     fn request(&self, message: RouteNetlinkMessage, flags: u16) -> Result<Vec<RouteNetlinkMessage>> {
+        self.ask(message, flags)?.map_err(refusal)
+    }
+
+    /// The answers, or the kernel's refusal.
+    fn ask(&self, message: RouteNetlinkMessage, flags: u16) -> Result<io::Result<Vec<RouteNetlinkMessage>>> {
         let mut message = NetlinkMessage::from(message);
         message.header.flags = flags;
         let mut answers = self
@@ -95,14 +111,14 @@ impl Netlink {
             while let Some(answer) = answers.next().await {
                 match answer.payload {
                     NetlinkPayload::InnerMessage(inner) => found.push(inner),
-                    NetlinkPayload::Error(error) if error.code.is_some() => return Err(refusal(error.to_io())),
+                    NetlinkPayload::Error(error) if error.code.is_some() => return Err(error.to_io()),
                     _ => {}
                 }
             }
             Ok(found)
         };
         let late = |_| Error::new("the kernel's routing socket does not answer");
-        self.runtime.block_on(async { tokio::time::timeout(PATIENCE, collect).await }).map_err(late)?
+        self.runtime.block_on(async { tokio::time::timeout(PATIENCE, collect).await }).map_err(late)
     }
 }
 
