@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a panic is a test's report")]
 
-use compat_tests::{Node, wait_for};
+use compat_tests::{Node, skip, wait_for};
 use std::fs;
 use std::process::{Command, Output};
 
@@ -32,9 +32,15 @@ impl World {
     }
 
     fn pvenet(&self, arguments: &[&str]) -> Output {
+        self.inside("env", &[], arguments)
+    }
+
+    /// Runs our tool through another that starts it.
+    fn inside(&self, starter: &str, options: &[&str], arguments: &[&str]) -> Output {
         let mut command = Command::new("ip");
         let program = self.node.program("pvenet");
-        command.args(["netns", "exec", &self.name]).arg(program.get_program()).args(arguments);
+        command.args(["netns", "exec", &self.name, starter]).args(options);
+        command.arg(program.get_program()).args(arguments);
         for (key, value) in program.get_envs() {
             if let Some(value) = value {
                 command.env(key, value);
@@ -231,6 +237,48 @@ fn a_killed_change_is_taken_back_by_the_next_start() {
         assert_eq!(world.picture(), before, "{interface} {phase}");
         assert_eq!(world.in_force(), FIRST);
         assert!(world.ok(&["plan"]).len() > 10, "the edit is not lost");
+    }
+}
+
+#[test]
+fn killed_at_any_moment_it_is_the_old_state_or_the_new() {
+    if Command::new("strace").arg("-V").output().is_err() {
+        return skip("network_apply::killed_at_any_moment", "strace is not installed");
+    }
+    let world = World::new("f");
+    world.propose(FIRST);
+    world.ok(&["apply"]);
+    let old = world.picture();
+    world.propose(&second());
+    world.ok(&["apply"]);
+    let new = world.picture();
+    world.propose(FIRST);
+    world.ok(&["apply"]);
+    // Each request to the kernel and each change of a file, one after the other.
+    for call in ["sendto", "rename", "renameat", "renameat2", "unlink", "unlinkat", "fsync"] {
+        for number in 1.. {
+            assert!(number < 500, "{call}: it never ends");
+            world.propose(&second());
+            let inject = format!("inject={call}:signal=KILL:when={number}");
+            let output = world.inside("strace", &["-f", "-o", "/dev/null", "-e", &inject], &["apply"]);
+            if output.status.success() {
+                assert_eq!(world.picture(), new);
+                world.propose(FIRST);
+                world.ok(&["apply"]);
+                break;
+            }
+            let is_killed = std::os::unix::process::ExitStatusExt::signal(&output.status) == Some(9);
+            assert!(is_killed || output.status.code() == Some(137), "{call} {number}: {output:?}");
+            // The next start of the daemon does the same.
+            world.ok(&["guard"]);
+            let picture = world.picture();
+            assert!(picture == old || picture == new, "{call} {number}: {picture}");
+            assert_eq!(world.in_force(), if picture == old { FIRST.to_owned() } else { second() }, "{call} {number}");
+            if picture == new {
+                world.propose(FIRST);
+                world.ok(&["apply"]);
+            }
+        }
     }
 }
 
