@@ -109,6 +109,8 @@ impl Reader {
                 return;
             }
             self.current = None;
+            // What ends a section has lost its blanks at the end.
+            return self.top(trimmed);
         }
         self.top(line);
     }

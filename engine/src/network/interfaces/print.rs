@@ -264,7 +264,7 @@ fn ovs_port(
     written: &mut Vec<&'static str>,
 ) -> Result<()> {
     if let Some(tag) = iface.values.get("ovs_tag").cloned() {
-        set_ovs_option(iface, "tag", Some(&tag));
+        set_ovs_option(iface, "tag", Some(tag.as_str()).filter(|tag| !matches!(*tag, "" | "0")));
     }
     if iface.kind == "OVSBond" {
         let mode = iface.get("bond_mode").unwrap_or("active-backup").to_owned();

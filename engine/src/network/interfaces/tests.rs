@@ -288,15 +288,13 @@ proptest! {
         let text = lines.join("\n") + "\n";
         if let Ok(once) = Interfaces::parse(&text, &kernel).print(true) {
             let again = Interfaces::parse(&once, &kernel).print(true).unwrap();
-            // The first writing drops what makes no sense, such as a mask without an address. PVE's order depends on places
-            // that it has changed, too; from then on what is written stays the same.
+            // Lines only: PVE's order depends on places in the file, which the first writing changes.
             let sorted = |text: &str| {
                 let mut lines: Vec<_> = text.lines().map(str::to_owned).collect();
                 lines.sort();
                 lines
             };
-            let third = Interfaces::parse(&again, &kernel).print(true).unwrap();
-            prop_assert_eq!(sorted(&third), sorted(&again));
+            prop_assert_eq!(sorted(&again), sorted(&once), "{}", text);
         }
     }
 
