@@ -6,6 +6,7 @@
 mod connection;
 mod containers;
 mod guests;
+mod lab;
 mod measure;
 mod network;
 mod node;
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
     }
     if wanted("network") {
         network::rows(&mut table);
+        lab::rows(&mut table);
     }
     if wanted("storage") {
         storage::rows(&mut table);
