@@ -19,7 +19,7 @@ fn node() -> Node {
 
 fn spawn(node: &Node, words: &str) -> Child {
     let mut tool = node.program("pct");
-    tool.args(words.split(' ')).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+    tool.args(words.split(' ')).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
 fn create(vmid: u32, size: &str) -> String {
@@ -28,22 +28,53 @@ fn create(vmid: u32, size: &str) -> String {
 
 #[test]
 fn a_crowd_is_made_started_and_removed_at_once() {
-    let node = node();
-    let vmids: Vec<u32> = (8400..8400 + setting("FERROVISOR_CROWD", 8)).collect();
-    let all = |words: &dyn Fn(u32) -> String| {
+    let node = Node::start();
+    busybox_template(&node.path("var/lib/vz/template/cache/busybox.tar.gz"));
+    let mounted = LoopMount::new("btrfs", 4 << 30, &node.path("btr"));
+    let place = mounted.path().to_string_lossy().into_owned();
+    node.run("pvesm", &["add", "btrfs", "btr", "--path", &place, "--content", "rootdir,images"]).ok();
+    let memory = || process::memory(node.daemon_pid()) + process::memory(node.proxy_pid());
+    let client = node.admin();
+    client.get("/nodes/pve1/lxc").data();
+    let before = memory();
+    let vmids: Vec<u32> = (8700..8700 + setting("FERROVISOR_CROWD", 8)).collect();
+    let all = |words: &dyn Fn(u32) -> String| -> Vec<String> {
         let children: Vec<Child> = vmids.iter().map(|vmid| spawn(&node, &words(*vmid))).collect();
-        for child in children {
-            let output = child.wait_with_output().unwrap();
+        let ended = children.into_iter().map(|child| child.wait_with_output().unwrap());
+        let said = ended.map(|output| {
             assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        }
+            String::from_utf8_lossy(&output.stdout).into_owned()
+        });
+        said.collect()
     };
-    all(&|vmid| format!("{} --start 1", create(vmid, "0")));
+    // Half of them in a directory where each unpacks for itself, half where they share blocks.
+    let storage = |vmid: u32| if vmid % 2 == 0 { "local" } else { "btr" };
+    let create =
+        |vmid: u32| format!("{} --start 1", create(vmid, "0").replace("local:0", &format!("{}:0", storage(vmid))));
+    let said = all(&create);
+    let unpacked = said.iter().filter(|text| text.contains("extracting archive")).count();
+    assert_eq!(unpacked, vmids.len() / 2 + 1, "one for each that shares nothing, one for all others");
     let list = node.run("pct", &["list"]).ok();
     assert_eq!(list.lines().filter(|line| line.contains("running")).count(), vmids.len(), "{list}");
+    let known = client.get("/nodes/pve1/lxc").data();
+    assert_eq!(known.as_array().unwrap().iter().filter(|row| row["status"] == "running").count(), vmids.len());
+    // What a thousand guests may add to both daemons.
+    let grown = memory() - before;
+    eprintln!("{} containers: both daemons have grown by {grown} KiB to {} KiB", vmids.len(), before + grown);
+    assert!(grown < 24 << 10, "{grown} KiB");
     all(&|vmid| format!("exec {vmid} -- true"));
+    // A template that has changed is another one.
+    busybox_template(&node.path("var/lib/vz/template/cache/busybox.tar.gz"));
+    let entries = || fs::read_dir(node.path("btr/images/.unpacked")).unwrap().count();
+    assert_eq!(entries(), 1);
+    let again = node.run("pct", &create(8699).split(' ').collect::<Vec<_>>());
+    assert!(again.stdout.contains("extracting archive") && again.code == 0, "{again:?}");
+    assert_eq!(entries(), 1);
+    assert_eq!(node.run("pct", &["destroy", "8699", "--force", "1"]).code, 0);
     all(&|vmid| format!("destroy {vmid} --force 1"));
     assert_eq!(node.run("pct", &["list"]).ok(), "");
-    assert_eq!(left(&node), Vec::<String>::new());
+    let own = |line: &String| line.contains(&format!("{place} ")) || line.contains("btr.btrfs");
+    assert_eq!(left(&node).into_iter().filter(|line| !own(line)).collect::<Vec<_>>(), Vec::<String>::new());
 }
 
 /// What is left of any container of the node: mounts, loop devices, files.
