@@ -80,12 +80,16 @@ fn booted(node: &Node, case: &Case, vmid: u32) {
     if !case.debian {
         return;
     }
-    let state = || node.run("pct", &["exec", &vmid.to_string(), "--", "systemctl", "is-system-running"]).stdout;
-    let state = wait_for("systemd", 180, || Some(state()).filter(|state| state != "starting\n" && state.len() > 1));
-    if state != "running\n" {
-        let failed = inside(node, vmid, "systemctl --failed --no-legend; journalctl -b -p 4 --no-pager | tail -30");
-        panic!("{}: {state}{failed}", case.name(vmid));
-    }
+    let ask = |words: &[&str]| {
+        node.run("pct", &[&["exec", &vmid.to_string(), "--", "systemctl"], words].concat()).stdout.trim().to_owned()
+    };
+    let state = wait_for("systemd", 180, || {
+        Some(ask(&["is-system-running"])).filter(|state| matches!(state.as_str(), "running" | "degraded"))
+    });
+    // What the host's kernel has not mounted for itself cannot be bound into a container.
+    let failed = ask(&["--failed", "--no-legend", "--plain"]);
+    let is_of_host = |line: &str| line.starts_with("sys-kernel-") && line.contains(".mount ");
+    assert!(failed.lines().all(is_of_host), "{}: {state}\n{failed}", case.name(vmid));
 }
 
 fn every_command(node: &Node, case: &Case) {
@@ -306,7 +310,9 @@ fn run(debian: bool, combinations: &[(bool, &'static str, &'static str)], first:
         every_command(&node, &case);
     }
     assert_eq!(must(&node, "list"), "");
+    // What templates share stays as long as they do.
     let left = fs::read_dir(node.path("btr/images")).unwrap().flatten().map(|entry| entry.path());
+    let left = left.filter(|path| !path.ends_with(".unpacked"));
     assert_eq!(left.collect::<Vec<_>>(), Vec::<std::path::PathBuf>::new());
 }
 
@@ -316,20 +322,22 @@ fn every_command_does_its_work() {
     run(false, &[(true, "local", "0.25"), (false, "btr", "0")], 8500);
 }
 
-#[test]
-fn every_command_does_its_work_in_all_combinations() {
+/// Privileged and unprivileged, images and directories, both storages.
+fn all_combinations(debian: bool, size: &'static str, first: u32) {
     if setting("FERROVISOR_CONTAINERS", 0) == 0 {
         return;
     }
-    let sizes = |debian: bool| if debian { "1" } else { "0.25" };
-    for (debian, first) in [(false, 8540), (true, 8640)] {
-        let size = sizes(debian);
-        let combinations: Vec<(bool, &str, &str)> = [true, false]
-            .into_iter()
-            .flat_map(|unprivileged| {
-                [("local", size), ("local", "0"), ("btr", size), ("btr", "0")].map(|(s, z)| (unprivileged, s, z))
-            })
-            .collect();
-        run(debian, &combinations, first);
-    }
+    let places = [("local", size), ("local", "0"), ("btr", size), ("btr", "0")];
+    let both = |unprivileged| places.map(|(storage, size)| (unprivileged, storage, size));
+    run(debian, &[both(true), both(false)].concat(), first);
+}
+
+#[test]
+fn every_command_does_its_work_in_all_combinations() {
+    all_combinations(false, "0.25", 8540);
+}
+
+#[test]
+fn every_command_does_its_work_with_a_system() {
+    all_combinations(true, "1", 8640);
 }

@@ -16,6 +16,7 @@ const RUN: &[&str] = &[
     // The discs of cloud-init.
     "genisoimage",
     "lxc",
+    "isc-dhcp-client",
     "uidmap",
     "dhcpcd-base",
     "iproute2",

@@ -12,7 +12,7 @@ use super::idmap::IdMap;
 use super::interface::{self, Interface};
 use super::plan::PassedDevice;
 use super::volume::MountPoint;
-use super::{liblxc::Liblxc, monitor, mount, setup, transfer};
+use super::{dhcp, liblxc::Liblxc, monitor, mount, setup, transfer};
 use crate::config::guest::Part;
 use crate::process::ProcessId;
 use crate::{Context, Error, Result, Vmid, command, error::ResultExt, network};
@@ -101,11 +101,14 @@ pub fn set_network(ctx: &Context, vmid: Vmid, part: &Part, old: Option<&Interfac
         }
     } else {
         if old.is_some() {
-            remove_network(ctx, vmid, new.index)?;
+            end_network(ctx, vmid, new.index, old)?;
         }
         add_link(ctx, vmid, init, new)?;
     }
+    // Younger addresses of a network go with its first one, so what goes goes first.
+    dhcp::release(ctx, vmid, init, old.filter(|_| same_link), Some(new))?;
     set_addresses(init, old.filter(|_| same_link), new)?;
+    dhcp::start(ctx, vmid, init, old.filter(|_| same_link), Some(new))?;
     let mut part = part.clone();
     part.set(format!("net{}", new.index), new.print());
     let (root, _) = transfer::open_root(ctx, vmid)?;
@@ -164,6 +167,12 @@ fn set_addresses(init: ProcessId, old: Option<&Interface>, new: &Interface) -> R
         }
     }
     Ok(())
+}
+
+/// Takes a network device with its DHCP clients from a running container.
+pub fn end_network(ctx: &Context, vmid: Vmid, index: u32, old: Option<&Interface>) -> Result<()> {
+    dhcp::release(ctx, vmid, running(ctx, vmid)?, old, None)?;
+    remove_network(ctx, vmid, index)
 }
 
 /// Takes a network device from a running container.

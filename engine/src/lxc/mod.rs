@@ -14,6 +14,7 @@ pub mod cgroup;
 mod clone;
 pub mod create;
 pub mod destroy;
+mod dhcp;
 mod disk;
 pub mod exec;
 pub mod facts;

@@ -182,7 +182,11 @@ fn includes(plan: &mut Plan, part: &Part, facts: &Facts, unprivileged: bool) {
 
 /// Unprivileged containers get a few rules more than liblxc's general filter has.
 fn seccomp(plan: &mut Plan, part: &Part, facts: &Facts, features: &Features, unprivileged: bool) {
-    if !unprivileged || part.raw.iter().any(|(key, _)| key == "lxc.seccomp.profile") {
+    if part.raw.iter().any(|(key, _)| key == "lxc.seccomp.profile") {
+        warn_overridden(plan, "lxc.seccomp.profile", &["keyctl", "mknod"], features, "");
+        return;
+    }
+    if !unprivileged {
         return;
     }
     if features.flag("mknod") {
@@ -201,8 +205,18 @@ fn seccomp(plan: &mut Plan, part: &Part, facts: &Facts, features: &Features, unp
     plan.line("lxc.seccomp.profile", facts.directory.join("rules.seccomp").display());
 }
 
+/// Tells of features that an administrator's own line leaves without effect.
+fn warn_overridden(plan: &mut Plan, key: &str, names: &[&str], features: &Features, prefix: &str) {
+    let is_used = |name: &&&str| features.flag(name) || (**name == "mount" && features.0.contains_key("mount"));
+    let used: Vec<String> = names.iter().filter(is_used).map(|name| format!("{prefix}{name}")).collect();
+    if !used.is_empty() {
+        plan.warn(format!("explicitly configured {key} overrides the following settings: {}", used.join(", ")));
+    }
+}
+
 fn apparmor(plan: &mut Plan, part: &Part, facts: &Facts, features: &Features) {
     if part.raw.iter().any(|(key, _)| key == "lxc.apparmor.profile") {
+        warn_overridden(plan, "lxc.apparmor.profile", &["fuse", "nesting", "mount"], features, "features:");
         return;
     }
     let Some(apparmor) = facts.apparmor else {
@@ -427,6 +441,9 @@ fn network(plan: &mut Plan, vmid: Vmid, net: &Interface, facts: &Facts, unmanage
     if let Some(mtu) = mtu {
         line("mtu", &mtu);
     }
+    if !down && net.flag("host-managed") && net.get("ip6") == Some("auto") {
+        return Err(Error::new(format!("net{index}: SLAAC is not supported for host-managed network configuration")));
+    }
     if !down && (unmanaged || net.flag("host-managed")) {
         for (key, address, gateway) in [("ipv4", "ip", "gw"), ("ipv6", "ip6", "gw6")] {
             if let Some(address) = net.fixed_address(address) {
@@ -437,13 +454,6 @@ fn network(plan: &mut Plan, vmid: Vmid, net: &Interface, facts: &Facts, unmanage
             }
         }
         line("flags", &"up");
-        for key in ["ip", "ip6"] {
-            if net.flag("host-managed") && net.get(key) == Some("dhcp") {
-                plan.warn(format!(
-                    "net{index}: '{key}=dhcp' has no effect, the host runs no DHCP client for containers"
-                ));
-            }
-        }
     }
     Ok(())
 }

@@ -7,7 +7,7 @@
 use super::idmap::{self, IdMap};
 use super::liblxc::Runtime;
 use super::plan::{self, Plan};
-use super::{facts, hook, inspect, interface, monitor, mount, setup, stop, update, volume};
+use super::{dhcp, facts, hook, inspect, interface, monitor, mount, setup, stop, update, volume};
 use crate::config::guest::{GuestConfig, GuestKind, Part};
 use crate::{Context, Error, Result, Task, Vmid, bail, error::ResultExt, file, guest, network};
 use std::fs;
@@ -67,6 +67,13 @@ pub fn start(task: &Task, runtime: &dyn Runtime, vmid: Vmid, options: Start) -> 
         let failures: Vec<Error> =
             [runtime.kill(vmid), stop::clean_up(ctx, vmid)].into_iter().filter_map(Result::err).collect();
         return Err(error.with_cleanup_failures(&failures));
+    }
+    if let Some(init) = monitor::init(ctx, vmid) {
+        for net in interface::interfaces(&part)? {
+            if let Err(error) = dhcp::start(ctx, vmid, init, None, Some(&net)) {
+                task.warn(format!("DHCP failed - {}", error.message()));
+            }
+        }
     }
     if let Err(error) = hook::run(ctx, vmid, &part, "post-start", |line| task.log(line)) {
         task.log(error.message());

@@ -5,7 +5,7 @@
 
 use super::liblxc::Runtime;
 use super::volume::{self, Source};
-use super::{cgroup, hook, interface, monitor, update};
+use super::{cgroup, dhcp, hook, interface, monitor, update};
 use crate::config::guest::{GuestKind, Part};
 use crate::storage::{self, VolumeId};
 use crate::{Context, Error, Result, Task, Vmid, bail, command, error::ResultExt, guest, network};
@@ -99,7 +99,8 @@ pub fn clean_up(ctx: &Context, vmid: Vmid) -> Result<()> {
     if monitor::init(ctx, vmid).is_some() {
         bail!("CT {vmid} is running");
     }
-    let mut failures: Vec<Error> = remove_groups(ctx, vmid).err().into_iter().collect();
+    let mut failures: Vec<Error> = dhcp::end_all(ctx, vmid).err().into_iter().collect();
+    failures.extend(remove_groups(ctx, vmid).err());
     failures.extend(leftover_links(vmid).iter().filter_map(|link| remove_link(link).err()));
     failures.extend(network::tidy(ctx).err());
     match failures.split_first() {

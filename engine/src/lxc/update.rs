@@ -14,10 +14,11 @@ use super::interface::Interface;
 use super::volume::{self, MountPoint, Source};
 use super::{disk, facts, hotplug, monitor, plan};
 use crate::config::guest::{GuestConfig, GuestKind, Part};
-use crate::storage::{self, VolumeId};
+use crate::storage::{self, Content, VolumeId};
 use crate::{Context, Error, Result, Vmid, bail, file, guest};
 use contract::ParamErrors;
 use std::collections::BTreeMap;
+use std::os::unix::fs::FileTypeExt;
 
 /// Options that take effect without touching the running container.
 const IMMEDIATE: [&str; 9] =
@@ -98,9 +99,15 @@ pub fn normalize(ctx: &Context, options: &mut BTreeMap<String, String>) -> Resul
             let mount = MountPoint::parse(key, value)?;
             if mount.source() == Source::Volume {
                 let storage = mount.volume().split(':').next().unwrap_or_default();
-                storage::check_content(ctx, storage, "rootdir")?;
+                if !storage::find(ctx, storage)?.entry.has_content(Content::Rootdir) {
+                    bail!("storage '{storage}' does not allow content type 'rootdir' (Container)");
+                }
             }
             *value = mount.print();
+        } else if index_of(key, "dev").is_some() {
+            let mut wanted = Part::default();
+            wanted.set(key.clone(), value.clone());
+            plan::passed_devices(&wanted)?.iter().try_for_each(|device| check_device(&device.path))?;
         } else if matches!(key.as_str(), "nameserver" | "searchdomain") {
             *value = crate::types::split_list(value).join(" ");
         } else if key == "hookscript" {
@@ -114,6 +121,18 @@ pub fn normalize(ctx: &Context, options: &mut BTreeMap<String, String>) -> Resul
         }
     }
     Ok(())
+}
+
+/// Refuses what is no device of this node. (PVE: LXC/Tools.pm, get_device_mode_and_rdev)
+fn check_device(path: &str) -> Result<()> {
+    match std::fs::metadata(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => bail!("Device {path} does not exist"),
+        Err(_) => bail!("Error accessing device {path}"),
+        Ok(found) if !found.file_type().is_block_device() && !found.file_type().is_char_device() => {
+            bail!("{path} is not a device")
+        }
+        Ok(_) => Ok(()),
+    }
 }
 
 fn check_mtu(ctx: &Context, net: &Interface) -> Result<()> {
@@ -313,7 +332,10 @@ fn carry_out_delete(ctx: &Context, vmid: Vmid, config: &GuestConfig, key: &str, 
         "cpulimit" => cgroup::set_cpu_limit(ctx, vmid, None)?,
         "cpuunits" => cgroup::set_cpu_weight(ctx, &Hierarchies::of_host()?, vmid, None)?,
         _ => match index_of(key, "net") {
-            Some(index) => hotplug::remove_network(ctx, vmid, index)?,
+            Some(index) => {
+                let old = config.current.get(key).map(|text| Interface::parse(index, text)).transpose()?;
+                hotplug::end_network(ctx, vmid, index, old.as_ref())?;
+            }
             None => return Ok(false),
         },
     }
