@@ -162,6 +162,41 @@ fn backups_come_back() {
     assert_eq!(pct(&node, "destroy 8346 --force 1").code, 0);
 }
 
+#[test]
+fn backups_come_back_through_a_pipe() {
+    let node = node();
+    let name = "vzdump-lxc-100-2026_01_02-03_04_05.tar.zst";
+    backup(&node, name);
+    let packed = node.path(&format!("var/lib/vz/dump/{name}"));
+    let plain = node.path("plain.tar");
+    let mut unpack = Command::new("zstd");
+    assert!(unpack.args(["-q", "-d"]).arg(&packed).arg("-o").arg(&plain).status().unwrap().success());
+    let restore = |file: &Path, words: &str| {
+        let mut tool = node.program("pct");
+        tool.args(words.split(' ')).stdin(fs::File::open(file).unwrap()).output().unwrap()
+    };
+    for file in [&packed, &plain] {
+        let output = restore(file, "restore 8348 - --rootfs local:0.1 --unprivileged 1 --bwlimit 20000");
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success() && said.contains("extracting archive from STDIN"), "{output:?}");
+        for line in ["hostname: old", "memory: 80", "unprivileged: 1", "rootfs: local:8348/vm-8348-disk-0.raw,size="] {
+            config(&node, "8348", line);
+        }
+        pct(&node, "start 8348").ok();
+        assert_eq!(pct(&node, "exec 8348 -- ls /etc/vzdump").ok(), "");
+        assert_eq!(pct(&node, "destroy 8348 --force 1").code, 0);
+    }
+    let refused = |words: &str| String::from_utf8(restore(&plain, words).stderr).unwrap();
+    assert_eq!(refused("restore 8348 -"), "restore from pipe requires rootfs parameter\n");
+    let created = refused("create 8348 - --rootfs local:0.1");
+    assert_eq!(created, "pipe can only be used with restore tasks\n");
+    // What breaks off leaves nothing.
+    let bytes = fs::read(&packed).unwrap();
+    fs::write(&plain, &bytes[..bytes.len() / 2]).unwrap();
+    assert!(!restore(&plain, "restore 8348 - --rootfs local:0.1").status.success());
+    assert!(!node.path("etc/pve/nodes/pve1/lxc/8348.conf").exists() && !node.path("var/lib/vz/images/8348").exists());
+}
+
 fn blob(layout: &Path, bytes: &[u8]) -> serde_json::Value {
     fs::create_dir_all(layout.join("blobs/sha256")).unwrap();
     let temporary = layout.join("blob");
