@@ -48,7 +48,7 @@ fn a_crowd_is_made_started_and_removed_at_once() {
         said.collect()
     };
     // Half of them in a directory where each unpacks for itself, half where they share blocks.
-    let storage = |vmid: u32| if vmid % 2 == 0 { "local" } else { "btr" };
+    let storage = |vmid: u32| if vmid.is_multiple_of(2) { "local" } else { "btr" };
     let create =
         |vmid: u32| format!("{} --start 1", create(vmid, "0").replace("local:0", &format!("{}:0", storage(vmid))));
     let said = all(&create);
@@ -132,7 +132,7 @@ fn what_killed_tools_have_begun_is_settled() {
     let mut moment = 7_u64;
     for round in 0..setting("FERROVISOR_KILLS", WORK.len()) {
         // Directories and images in turn.
-        let size = if round / WORK.len() % 2 == 0 { "0" } else { "0.05" };
+        let size = if (round / WORK.len()).is_multiple_of(2) { "0" } else { "0.05" };
         let (words, is_there) = WORK[round % WORK.len()];
         if is_there {
             run(&made(8391, size)).ok();
