@@ -97,3 +97,59 @@ fn a_refusal_comes_before_the_data() {
     stream.get_mut().write_all(&nobody.head("POST", PATH, &[KIND], 1_000_000_000)).unwrap();
     assert_eq!(read_reply(&mut stream).status, 403);
 }
+
+/// The protocol that clients call tus: a broken upload goes on where it ended.
+#[test]
+fn a_broken_upload_goes_on() {
+    let (node, admin) = start();
+    let client = admin.clone().with_header("Tus-Resumable", "1.0.0");
+    let content: Vec<u8> = (0..900_000_u32).map(|number| (number % 253) as u8).collect();
+    let length = content.len().to_string();
+    // small.iso, iso
+    let described = [("Upload-Length", length.as_str()), ("Upload-Metadata", "filename c21hbGwuaXNv,content aXNv")];
+    let begin = |client: &Client| client.send("POST", PATH, &described, b"");
+    let nobody = node.token_client("nobody@pve").with_header("Tus-Resumable", "1.0.0");
+    assert_eq!(begin(&nobody).status, 403);
+    assert_eq!(begin(&admin.clone().with_header("Tus-Resumable", "0.2.0")).status, 412);
+    assert_eq!(client.send("POST", PATH, &described[..1], b"").status, 400);
+    assert_eq!(left(&node), 0);
+    let begun = begin(&client);
+    assert_eq!(begun.status, 201, "{}", begun.text());
+    let place = begun.header("location").unwrap().to_owned();
+    let look = |client: &Client| client.send("HEAD", &place, &[], b"");
+    let bytes = ("Content-Type", "application/offset+octet-stream");
+    let send = |offset: usize, data: &[u8]| {
+        client.send("PATCH", &place, &[bytes, ("Upload-Offset", &offset.to_string())], data)
+    };
+    assert_eq!(look(&client).header("upload-offset"), Some("0"));
+    // The connection breaks in the middle.
+    let mut stream = client.open();
+    stream.get_mut().write_all(&client.head("PATCH", &place, &[bytes, ("Upload-Offset", "0")], content.len())).unwrap();
+    stream.get_mut().write_all(&content[..400_000]).unwrap();
+    let offset = || look(&client).header("upload-offset").and_then(|text| text.parse::<usize>().ok());
+    wait_for("the first bytes", 10, || offset().filter(|offset| *offset > 0));
+    drop(stream);
+    let here = wait_for("the end of the broken request", 10, || {
+        let reply = send(0, b"x");
+        (reply.status == 409).then(offset).flatten()
+    });
+    assert!(here <= 400_000, "{here}");
+    // Others do not get at it.
+    let grant = ["acl", "modify", "/storage/local", "--users", "nobody@pve", "--roles", "Administrator"];
+    node.run("pveum", &grant).ok();
+    assert_eq!(look(&nobody).status, 404);
+    assert_eq!(send(here, &vec![0; content.len()]).status, 413);
+    let reply = send(here, &content[here..here + 1_000]);
+    assert_eq!((reply.status, reply.header("upload-offset")), (204, Some((here + 1_000).to_string().as_str())));
+    let reply = send(here + 1_000, &content[here + 1_000..]);
+    assert_eq!(reply.status, 204, "{}", reply.text());
+    assert!(reply.header("pve-task").is_some_and(|upid| upid.contains(":imgcopy:")));
+    let target = node.path("var/lib/vz/template/iso/small.iso");
+    wait_for("the file at its place", 20, || (std::fs::read(&target).ok()? == content).then_some(()));
+    wait_for("nothing is left", 10, || (left(&node) == 0).then_some(()));
+    assert_eq!(look(&client).status, 404);
+    // One that is given up.
+    let place = begin(&client).header("location").unwrap().to_owned();
+    assert_eq!(client.send("DELETE", &place, &[], b"").status, 204);
+    assert_eq!(left(&node), 0);
+}

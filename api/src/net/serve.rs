@@ -185,7 +185,10 @@ mod tests {
                 None => std::future::pending().await,
             }
         };
-        let answer = |request: HttpRequest| async move { response::empty(500, request.path()) };
+        let answer = |request: HttpRequest| async move {
+            let _answering = request.conn_data::<Rc<Watch>>().map(Watch::begin);
+            response::empty(500, request.path())
+        };
         let application = App::new().default_service(web::to(answer));
         let served = serve(accept, async |stream| Some((stream, None)), application, control);
         (client, ending, tokio::task::spawn_local(served))

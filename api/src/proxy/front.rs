@@ -11,7 +11,7 @@ use super::access_log::{AccessLog, Entry};
 use super::request::{self, ApiRequest, text};
 use super::respond::{self, Exchange};
 use super::upstream::Upstream;
-use super::{openapi, pages, upload, websocket};
+use super::{openapi, pages, resumable, upload, websocket};
 use crate::daemon::answer::{Asked, answer_as};
 use crate::daemon::{Answer, SOCKET_HEADER, USER_HEADER};
 use crate::identity::Identities;
@@ -66,6 +66,16 @@ enum Speaker {
     Token,
 }
 
+impl Speaker {
+    /// The user, if it is known already.
+    fn known(&self) -> Option<String> {
+        match self {
+            Speaker::Known(user) => Some(user.clone()),
+            Speaker::Anybody | Speaker::Token => None,
+        }
+    }
+}
+
 impl Front {
     /// Answers a request, writes the log, and closes the connection where that is due.
     pub async fn handle(self, request: HttpRequest, payload: web::Payload) -> HttpResponse {
@@ -86,7 +96,13 @@ impl Front {
     async fn exchange(&self, request: &HttpRequest, payload: web::Payload, busy: Option<Busy>) -> Exchange {
         let refuse = |status, text: &str| Exchange::own(response::plain(status, text), None);
         let method = request.method().as_str();
-        let Ok(verb) = method.parse::<Verb>() else {
+        let wish = match split(request.uri().path()) {
+            ApiPath::Known(_, rest) => resumable::Wish::of(request, rest),
+            _ => None,
+        };
+        // All steps of an upload that can go on later belong to the same call.
+        let verb = if wish.is_some() { Ok(Verb::Post) } else { method.parse::<Verb>() };
+        let Ok(verb) = verb else {
             return Exchange::own(response::empty(501, &format!("method '{method}' not available")), None);
         };
         if let Err((status, text)) = request::check_head(request) {
@@ -107,6 +123,7 @@ impl Front {
             ApiPath::NoFormat => return refuse(501, "no such uri"),
             ApiPath::Outside => return Exchange::own(pages::answer(&self.ctx.node, method, path), None),
         };
+        let rest = wish.as_ref().map_or(rest, |wish| wish.call);
         let cookies = request.headers().get_all(header::COOKIE).filter_map(|value| value.to_str().ok());
         let api = ApiRequest {
             http: request,
@@ -124,7 +141,10 @@ impl Front {
         if let Err(name) = format {
             return refuse(501, &format!("no formatter for uri {rest}, {name}"));
         }
-        self.call(&api, &speaker, payload, busy).await
+        match wish {
+            Some(wish) => resumable::handle(self, &api, &wish, payload, speaker.known()).await,
+            None => self.call(&api, &speaker, payload, busy).await,
+        }
     }
 
     /// Who speaks, and whether a page of somebody else made the browser speak.
@@ -158,10 +178,7 @@ impl Front {
         payload: web::Payload,
         busy: Option<Busy>,
     ) -> Exchange {
-        let user = match speaker {
-            Speaker::Known(user) => Some(user.clone()),
-            Speaker::Anybody | Speaker::Token => None,
-        };
+        let user = speaker.known();
         if credentials::upload_target(api.verb, &api.canonical).is_some() {
             return upload::receive(self, api, payload, user).await;
         }

@@ -87,7 +87,11 @@ pub async fn body(api: &ApiRequest<'_>, mut payload: web::Payload) -> Result<Byt
 
 /// The request as the daemon gets it: the same target, a body, and only the headers that it needs.
 pub fn forwarded(api: &ApiRequest<'_>, body: Bytes) -> hyper::Request<Full<Bytes>> {
-    let target = api.http.uri().path_and_query().map_or("/", |target| target.as_str());
+    forwarded_to(api, api.http.uri().path_and_query().map_or("/", |target| target.as_str()), body)
+}
+
+/// The same for another target.
+pub fn forwarded_to(api: &ApiRequest<'_>, target: &str, body: Bytes) -> hyper::Request<Full<Bytes>> {
     let mut builder = hyper::Request::builder()
         .method(api.verb.name())
         .uri(target)

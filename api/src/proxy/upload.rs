@@ -19,24 +19,39 @@ use actix_web::web;
 use bytes::{Bytes, BytesMut};
 use engine::{Context, Error, Result, ResultExt, bail};
 use futures_util::StreamExt;
+use http_body_util::Full;
 use serde_json::{Map, Value};
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+/// Where files are received, below the node's root.
+pub const DIRECTORY: &str = "/var/tmp";
 /// How much is gathered before it is written.
-const PIECE: usize = 256 * 1024;
+pub const PIECE: usize = 256 * 1024;
 /// A client that sends nothing for so long has gone.
-const SILENCE: Duration = Duration::from_secs(60);
+pub const SILENCE: Duration = Duration::from_secs(60);
 /// A form has fewer fields.
 const MAX_FIELDS: usize = 32;
 
 /// The file that is being received; removed unless it is given away.
-struct Received {
+pub struct Received {
     path: PathBuf,
     given_away: bool,
+}
+
+impl Received {
+    /// A file that has been received before.
+    pub fn at(path: PathBuf) -> Self {
+        Received { path, given_away: false }
+    }
+
+    /// Leaves the file where it is.
+    pub fn leave(mut self) {
+        self.given_away = true;
+    }
 }
 
 impl Drop for Received {
@@ -50,20 +65,8 @@ impl Drop for Received {
 
 /// Receives an upload. `user` is who sends it, as far as the front knows.
 pub async fn receive(front: &Front, api: &ApiRequest<'_>, payload: web::Payload, user: Option<String>) -> Exchange {
-    let mut check = request::forwarded(api, Bytes::new());
-    check.headers_mut().remove("content-type");
-    check.headers_mut().insert(CHECK_HEADER, hyper::header::HeaderValue::from_static("1"));
-    match front.upstream.send(check).await {
-        Ok(answered) if respond::is_unauthenticated(&answered) => {
-            return respond::unbelieved(api.format, &respond::reason(&answered));
-        }
-        Ok(answered) => {
-            let exchange = respond::respond(answered, None).await;
-            if exchange.status >= 400 {
-                return exchange;
-            }
-        }
-        Err(error) => return Exchange::error(&error, user),
+    if let Err(refused) = permitted(front, api, request::forwarded(api, Bytes::new()), user.clone()).await {
+        return refused;
     }
     let kind = request::text(api.http, "content-type").unwrap_or_default();
     let Some(form) = Multipart::new(kind) else {
@@ -73,11 +76,32 @@ pub async fn receive(front: &Front, api: &ApiRequest<'_>, payload: web::Payload,
         return Exchange::own(response::plain(501, "upload without content length header not supported"), user);
     }
     match store(&front.ctx, form, payload, api).await {
-        Ok((received, params)) => hand_over(front, api, received, params).await,
+        Ok((received, params)) => hand_over(front, request::forwarded(api, Bytes::new()), received, params).await,
         Err(error) => {
             let rendered = Outcome::from(error).render(api.format);
             Exchange::own(response::rendered(rendered), user)
         }
+    }
+}
+
+/// Asks the daemon whether the call would be allowed; the answer is its user, or the refusal.
+pub async fn permitted(
+    front: &Front,
+    api: &ApiRequest<'_>,
+    mut check: hyper::Request<Full<Bytes>>,
+    user: Option<String>,
+) -> Result<Option<String>, Exchange> {
+    check.headers_mut().remove("content-type");
+    check.headers_mut().insert(CHECK_HEADER, hyper::header::HeaderValue::from_static("1"));
+    match front.upstream.send(check).await {
+        Ok(answered) if respond::is_unauthenticated(&answered) => {
+            Err(respond::unbelieved(api.format, &respond::reason(&answered)))
+        }
+        Ok(answered) => {
+            let exchange = respond::respond(answered, None).await;
+            if exchange.status >= 400 { Err(exchange) } else { Ok(exchange.user.or(user)) }
+        }
+        Err(error) => Err(Exchange::error(&error, user)),
     }
 }
 
@@ -102,7 +126,7 @@ async fn store(
                 Event::Field(..) if params.len() >= MAX_FIELDS => bail!("upload failed: too many fields"),
                 Event::Field(name, value) => drop(params.insert(name, Value::String(value))),
                 Event::File(name) => {
-                    let (received, file, number) = create(ctx)?;
+                    let (received, file, number) = create(&ctx.root.path(DIRECTORY))?;
                     params.insert("filename".into(), Value::String(name));
                     params.insert("tmpfilename".into(), Value::String(format!("/var/tmp/pveupload-{number}")));
                     open = Some((received, file));
@@ -128,15 +152,15 @@ async fn store(
     }
 }
 
-/// A new file that only we can open.
-fn create(ctx: &Context) -> Result<(Received, File, String)> {
+/// A new file that only we can open, and its number in hexadecimal.
+pub fn create(directory: &Path) -> Result<(Received, File, String)> {
     let mut random = [0; 16];
     openssl::rand::rand_bytes(&mut random).map_err(|error| Error::new(error.to_string()))?;
     let number = engine::types::hex(&random);
-    let path = ctx.root.path(&format!("/var/tmp/pveupload-{number}"));
+    let path = directory.join(format!("pveupload-{number}"));
     let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
     let file = file.context(|| format!("unable to create temporary upload file '{}'", path.display()))?;
-    Ok((Received { path, given_away: false }, file, number))
+    Ok((Received::at(path), file, number))
 }
 
 /// Writes a piece on another thread; a full or slow disk must not hold this one.
@@ -149,10 +173,15 @@ async fn write(open: Option<(Received, File)>, data: Bytes) -> Result<(Received,
     Ok((received, file.context(|| "write to temporary file failed")?))
 }
 
-/// Makes the call. It is made to its end also when the client goes away: from then on the file belongs to it.
-async fn hand_over(front: &Front, api: &ApiRequest<'_>, received: Received, params: Map<String, Value>) -> Exchange {
-    let body = Value::Object(params).to_string();
-    let mut call = request::forwarded(api, Bytes::from(body));
+/// Makes the call with these parameters. It is made to its end also when the client goes away: from then on the file
+/// belongs to it.
+pub async fn hand_over(
+    front: &Front,
+    mut call: hyper::Request<Full<Bytes>>,
+    received: Received,
+    params: Map<String, Value>,
+) -> Exchange {
+    *call.body_mut() = Full::new(Bytes::from(Value::Object(params).to_string()));
     call.headers_mut().insert("content-type", hyper::header::HeaderValue::from_static("application/json"));
     let upstream = std::rc::Rc::clone(&front.upstream);
     let made = tokio::task::spawn_local(async move {
