@@ -119,9 +119,9 @@ fn what_is_killed_leaves_a_vm_that_works() {
     for round in 0..setting("FERROVISOR_KILLS", 8) as usize {
         let victim = victims[(round / OPERATIONS + round) % victims.len()];
         let operation = round % OPERATIONS;
-        // Going back and forgetting need a snapshot, and that an image that has them.
-        let goes_back = operation >= 6;
-        if goes_back && config(&client)["scsi0"].as_str().unwrap().contains(".raw") {
+        // Snapshots need an image that has them; going back and forgetting need a snapshot.
+        let (takes_snapshots, goes_back) = (matches!(operation, 1 | 5..), operation >= 6);
+        if takes_snapshots && config(&client)["scsi0"].as_str().unwrap().contains(".raw") {
             let moved = [("disk", "scsi0"), ("storage", "local"), ("format", "qcow2"), ("delete", "1")];
             run(&node, &format!("{VM}/move_disk"), &moved);
         }
@@ -134,9 +134,7 @@ fn what_is_killed_leaves_a_vm_that_works() {
         }
         let format = if config(&client)["scsi0"].as_str().unwrap().contains(".qcow2") { "raw" } else { "qcow2" };
         let moved = [("disk", "scsi0"), ("storage", "local"), ("format", format), ("delete", "1")];
-        // Snapshots need an image that has them.
-        let with_memory = if format == "raw" { "1" } else { "0" };
-        let snapshot = [("snapname", "moment"), ("vmstate", with_memory)];
+        let snapshot = [("snapname", "moment"), ("vmstate", "1")];
         let upid = match operation {
             0 => client.post(&start, &[]),
             1 => client.post(&format!("{VM}/snapshot"), &snapshot),

@@ -4,7 +4,7 @@ use super::{Row, command};
 use crate::invocation::Invocation;
 use crate::output;
 use engine::config::guest::GuestKind;
-use engine::qemu::{command_line, files, launch, qmp, status, stop, terminal};
+use engine::qemu::{command_line, files, firmware_keys, launch, qmp, status, stop, terminal};
 use engine::{Error, Result, Vmid, guest};
 use std::io::{BufRead, Write};
 use std::process::ExitCode;
@@ -13,6 +13,7 @@ use std::time::Duration;
 /// The commands of this module.
 pub const COMMANDS: &[Row] = &[
     command("qm", "cleanup", cleanup),
+    command("qm", "enroll-efi-keys", enroll),
     command("qm", "monitor", monitor),
     command("qm", "nbdstop", stop_nbd),
     command("qm", "showcmd", show_command),
@@ -60,6 +61,19 @@ fn join_display(invocation: &Invocation) -> Result<ExitCode> {
         .map_err(|_| Error::new("LC_PVE_TICKET not set, VNC proxy without password is forbidden"))?;
     let stream = engine::qemu::picture::open(&invocation.ctx, vmid, &password)?;
     terminal::Terminal { port: "vnc".into(), stream }.join(None)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Enters certificates for secure boot into the EFI disk.
+fn enroll(invocation: &Invocation) -> Result<ExitCode> {
+    let is_done = firmware_keys::enroll(&invocation.ctx, invocation.param("vmid")?, &mut |line| println!("{line}"))?;
+    println!(
+        "{}",
+        match is_done {
+            true => "successfully updated efidisk",
+            false => "skipping - no pre-enrolled keys or already got ms-cert=2023k marker",
+        }
+    );
     Ok(ExitCode::SUCCESS)
 }
 

@@ -24,6 +24,7 @@ pub mod destroy;
 mod disks;
 mod edit;
 pub mod files;
+pub mod firmware_keys;
 pub mod handlers;
 mod hotplug;
 pub mod import;

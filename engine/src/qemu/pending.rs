@@ -4,7 +4,7 @@
 //! (PVE: QemuServer.pm, vmconfig_apply_pending)
 
 use super::config::{Drive, Slot};
-use super::{cloudinit, edit};
+use super::{cloudinit, edit, firmware_keys};
 use crate::config::guest::{GuestConfig, GuestKind};
 use crate::{Context, Result, Vmid, guest, storage};
 use serde_json::json;
@@ -34,6 +34,10 @@ pub fn apply_all(
         edit::commit_delete(config, &key);
     }
     for key in edit::pending_keys(config) {
+        if let Err(error) = firmware_keys::follow(ctx, config, &key) {
+            warn(&format!("unable to apply pending change {key} : {error}"));
+            continue;
+        }
         let new = config.pending.part.get(&key).map(str::to_owned);
         detach(ctx, vmid, config, &key, new.as_deref(), false, warn)?;
         edit::commit(config, &key);

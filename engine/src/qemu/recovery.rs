@@ -42,6 +42,8 @@ pub struct Facts<'a> {
     pub source: Option<Vmid>,
     /// The snapshot that the VM goes back to.
     pub rollback: Option<&'a str>,
+    /// The snapshot that is removed.
+    pub removal: Option<&'a str>,
 }
 
 fn path(ctx: &Context, vmid: Vmid) -> PathBuf {
@@ -60,7 +62,7 @@ impl Work {
             "process": {"pid": process.pid, "start": process.start},
             "storages": facts.storages, "volumes": volumes, "snapshot": facts.snapshot,
             "source": facts.source.map(|source| source.to_string()),
-            "rollback": facts.rollback,
+            "rollback": facts.rollback, "removal": facts.removal,
             "goes": status::is_running(ctx, vmid) && !status::is_paused(ctx, vmid),
         });
         let path = path(ctx, vmid);
@@ -156,6 +158,9 @@ fn recover(ctx: &Context, vmid: Vmid, log: &mut dyn FnMut(&str)) -> Result<()> {
         }
         if let Some(name) = text("rollback") {
             snapshot::finish_roll_back(ctx, vmid, &name)?;
+        }
+        if let Some(name) = text("removal") {
+            snapshot::finish_removal(ctx, vmid, &name)?;
         }
         adopt(ctx, vmid, &new)?;
         settle_config(ctx, vmid)?;
@@ -285,13 +290,13 @@ mod tests {
         guest::create(&ctx, back, &GuestConfig::parse(GuestKind::Qemu, going_back)).unwrap();
         let half_gone = "lock: snapshot-delete\n\n[one]\ncores: 1\nsnapstate: delete\n";
         guest::create(&ctx, removing, &GuestConfig::parse(GuestKind::Qemu, half_gone)).unwrap();
-        for (vmid, rollback) in [(back, Some("one")), (removing, None)] {
-            std::mem::forget(Work::begin(&ctx, vmid, &Facts { rollback, ..Facts::default() }).unwrap());
+        for (vmid, rollback, removal) in [(back, Some("one"), None), (removing, None, Some("one"))] {
+            std::mem::forget(Work::begin(&ctx, vmid, &Facts { rollback, removal, ..Facts::default() }).unwrap());
             recover(&ctx, vmid, &mut |_| {}).unwrap();
         }
         let text = |vmid| guest::load(&ctx, GuestKind::Qemu, vmid).unwrap().print();
         assert_eq!(text(back), "cores: 1\nparent: one\n\n[one]\ncores: 1\nsnaptime: 1\n");
-        assert_eq!(text(removing), "\n[one]\ncores: 1\nsnapstate: delete\n");
+        assert_eq!(text(removing), "");
         assert_eq!(guest::find(&ctx, clone), None);
         let config = guest::load(&ctx, GuestKind::Qemu, other).unwrap();
         assert_eq!((config.current.get("lock"), config.current.get("cores")), (None, Some("2")));

@@ -9,13 +9,16 @@
 //! storage's while the guest stands still. (PVE: pve-guest-common PVE/AbstractConfig.pm, qemu-server PVE/QemuConfig.pm)
 
 pub mod plan;
+mod removal;
+
+pub use removal::{delete, finish as finish_removal};
 
 use super::config::{Drive, Vm};
 use super::launch::{self, Start};
 use super::qmp::{self, Monitor};
 use super::recovery::{self, Facts, Work};
 use super::stop::{self, Stop};
-use super::{agent, edit, state, status};
+use super::{agent, state, status};
 use crate::config::guest::{GuestConfig, GuestKind, Part};
 use crate::storage::{self, Feature, VolumeId};
 use crate::{Context, Error, Result, Task, Vmid, guest};
@@ -223,75 +226,6 @@ fn delete_from_disk(ctx: &Context, vmid: Vmid, drive: &Drive, name: &str) -> Res
         }
     }
     storage::snapshot_delete(ctx, &volume, name)
-}
-
-/// Removes a snapshot. With `force` it leaves the configuration even if a disk refuses.
-pub fn delete(task: &Task, vmid: Vmid, name: &str, force: bool) -> Result<()> {
-    let ctx = task.ctx;
-    let _lock = recovery::lock(task, vmid)?;
-    let _work = Work::begin(ctx, vmid, &Facts::default())?;
-    let snapshot = guest::update(ctx, GuestKind::Qemu, vmid, |config| {
-        if Vm::new(vmid, &config.current).is_template() {
-            crate::bail!("you can't delete a snapshot if vm is a template");
-        }
-        guest::check_lock(config)?;
-        let snapshot = config.snapshots.get_mut(name);
-        let snapshot = snapshot.ok_or_else(|| Error::new(format!("snapshot '{name}' does not exist")))?;
-        snapshot.set("snapstate", "delete");
-        config.current.set("lock", "snapshot-delete");
-        Ok(snapshot.clone())
-    })?;
-    let outcome = delete_volumes(task, vmid, name, &snapshot, force);
-    guest::update(ctx, GuestKind::Qemu, vmid, |config| {
-        config.current.options.remove("lock");
-        if outcome.is_ok() {
-            let disks = plan::disks(vmid, &snapshot)?;
-            plan::remove(config, name);
-            for drive in disks {
-                if !edit::is_in_use(vmid, config, &drive.file, "")? {
-                    edit::add_unused(&mut config.current, &drive.file);
-                }
-            }
-        }
-        Ok(())
-    })?;
-    outcome
-}
-
-fn delete_volumes(task: &Task, vmid: Vmid, name: &str, snapshot: &Part, force: bool) -> Result<()> {
-    let ctx = task.ctx;
-    let forgive = |outcome: Result<()>| match outcome {
-        Err(error) if force => {
-            task.warn(error.message());
-            Ok(())
-        }
-        other => other,
-    };
-    if let Some(state) = snapshot.get("vmstate") {
-        forgive(storage::free(ctx, &state.parse().map_err(Error::new)?))?;
-        forget(ctx, vmid, name, "vmstate", force)?;
-    }
-    for drive in plan::disks(vmid, snapshot)? {
-        forgive(delete_from_disk(ctx, vmid, &drive, name))?;
-        forget(ctx, vmid, name, &drive.slot.to_string(), force)?;
-    }
-    Ok(())
-}
-
-/// What is gone leaves the section at once, so that a second try goes on where the first ended.
-fn forget(ctx: &Context, vmid: Vmid, name: &str, key: &str, force: bool) -> Result<()> {
-    if force {
-        return Ok(());
-    }
-    guest::update(ctx, GuestKind::Qemu, vmid, |config| {
-        if let Some(snapshot) = config.snapshots.get_mut(name) {
-            let old = snapshot.options.remove(key);
-            if let (Some(text), Ok(slot)) = (old, key.parse()) {
-                edit::add_unused(snapshot, &Drive::parse(slot, &text)?.file);
-            }
-        }
-        Ok(())
-    })
 }
 
 /// Goes back to a snapshot.
