@@ -9,6 +9,7 @@
 
 use compat_tests::guest::busybox_template;
 use compat_tests::lab::{Machine, PASSWORD};
+use compat_tests::wait_for;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -225,6 +226,7 @@ fn join(names: &BTreeSet<String>) -> String {
 
 /// The same facts, asked of the kernel without our programs. `report` is what [`QUESTIONS`] print.
 fn facts_of(report: &str) -> BTreeSet<String> {
+    let report = format!("{report}\n");
     let parts: Vec<&str> = report.split("---\n").collect();
     let json = |at: usize| -> Vec<Value> { serde_json::from_str(parts[at]).unwrap_or_default() };
     let managed = |name: &str| {
@@ -287,7 +289,6 @@ fn facts_of(report: &str) -> BTreeSet<String> {
 const QUESTIONS: &str = "ip -d -j link; echo ---; ip -j addr; echo ---; bridge -c -j vlan; echo ---; \
                          ! ip link show vx0 >/dev/null 2>&1 || bridge fdb show dev vx0";
 
-/// Small differences in how `bridge` prints its list.
 fn picture(node: &Machine) -> BTreeSet<String> {
     facts_of(&node.sh(QUESTIONS))
 }
@@ -343,6 +344,49 @@ fn random_edits_leave_guests_and_the_api_alone() {
         assert!(longest <= 5, "guest {guest}: {longest} packets lost one after the other");
     }
     println!("the API answered {} times", answers.load(Ordering::Relaxed));
+    bad_edits_are_refused(&node, &network);
+    an_edit_that_cuts_the_node_off_comes_back(&node, &network);
+}
+
+/// With line and reason, and nothing is changed.
+fn bad_edits_are_refused(node: &Machine, network: &Network) {
+    let (before, text) = (picture(node), network.text());
+    let twice = "auto d1\niface d1 inet static\n\taddress 10.99.0.1/24\n\tbridge-ports none\n";
+    for (bad, reason) in [
+        (text.replace("gateway 10.0.2.2", "gateway 10.9.9.9"), "gateway 10.9.9.9 of 'mgmt' is not in its network"),
+        (text.replace("iface mgmt inet static", "iface mgmt inet sttic"), "interfaces:5: unable to read"),
+        (format!("{text}{twice}"), "address 10.99.0.1 is on 'd1' and on 'keep'"),
+        (format!("{text}auto bond9\niface bond9 inet manual\n\tbond-slaves en77\n"), "unable to find slave 'en77'"),
+    ] {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(&file, bad).unwrap();
+        node.put(file.path(), "/etc/network/interfaces.new");
+        let refused = node.run(&["pvenet", "apply"]);
+        assert!(refused.code != 0 && refused.stderr.contains(reason), "{reason}: {}", refused.stderr);
+        assert!(picture(node) == before, "{reason}");
+    }
+    node.tool("pvesh delete /nodes/localhost/network");
+}
+
+/// The address of the management port moves to a bond that has no cable to the administrator.
+fn an_edit_that_cuts_the_node_off_comes_back(node: &Machine, network: &Network) {
+    let text = network.text();
+    let old = "auto mgmt\niface mgmt inet static\n\taddress 10.0.2.15/24\n\tgateway 10.0.2.2\n";
+    let new = "iface mgmt inet manual\n\nauto bond7\niface bond7 inet static\n\taddress 10.0.2.15/24\n\tgateway 10.0.2.2\n\
+               \tbond-slaves none\n\tbond-mode active-backup\n";
+    assert!(text.contains(old));
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(&file, text.replace(old, new)).unwrap();
+    node.put(file.path(), "/etc/network/interfaces.new");
+    // The one who applies loses his own connection.
+    node.sh("(pvenet apply --confirm 10; ip -br addr) > /tmp/cut 2>&1 < /dev/null & sleep 0.2");
+    wait_for("the way back", 120, || {
+        let back = node.run(&["sh", "-c", "grep -q bond7.*10.0.2.15 /tmp/cut && ip -br addr show dev mgmt"]);
+        (back.code == 0 && back.stdout.contains("10.0.2.15/24")).then_some(())
+    });
+    let client = node.client().login("root@pam", PASSWORD);
+    assert_eq!(client.get("/version").status, 200);
+    assert_eq!(node.sh("cat /etc/network/interfaces"), text.trim_end());
 }
 
 /// Ends the questions to the API also when the test fails.

@@ -161,7 +161,7 @@ fn bond_and_one_bridge_per_vlan() {
 /// does.
 fn lost_while_cables_are_pulled(world: &World) -> u32 {
     world.node.sh(&format!(
-        "rm -f /tmp/pings; (pct exec 101 -- ping -i 0.1 -c {PINGS} -w 60 10.10.0.1 > /tmp/pings.part 2>&1 || true; \
+        "rm -f /tmp/pings; (pct exec 101 -- ping -i 0.1 -c {PINGS} -w 120 10.10.0.1 > /tmp/pings.part 2>&1 || true; \
          mv /tmp/pings.part /tmp/pings) </dev/null >/dev/null 2>&1 &"
     ));
     let carrier = |card: &str, wanted: &str| {
@@ -169,7 +169,7 @@ fn lost_while_cables_are_pulled(world: &World) -> u32 {
             format!("cat /proc/net/bonding/bond0 | grep -A1 'Slave Interface: {card}' | grep -q 'Status: {wanted}'");
         wait_for(&format!("{card} {wanted}"), 30, || (world.node.run(&["sh", "-c", &file]).code == 0).then_some(()));
     };
-    wait_for("the first answers", 30, || {
+    wait_for("the first answers", 120, || {
         world.node.run(&["grep", "-q", "seq=5", "/tmp/pings.part"]).code.eq(&0).then_some(())
     });
     for (cable, card) in world.cables.iter().zip(["en01", "en02"]) {
