@@ -107,9 +107,12 @@ impl World {
 fn an_address_by_dhcp() {
     let Some(world) = World::new("lab_network_guests::dhcp", "net-dhcp") else { return };
     let leased = |name: &str| world.address(name).starts_with("192.0.2.1") && world.address(name).ends_with("/24");
+    // A busy machine may need longer than applying waits; the client goes on.
+    let await_lease = |name: &str| wait_for("an address from the server", 120, || leased(name).then_some(()));
     let card = "auto en01\niface en01 inet dhcp\n";
     let said = world.apply(card);
-    assert!(said.contains("en01: has address 192.0.2.1") && leased("en01"), "{said}");
+    assert!(said.contains("en01: has address 192.0.2.1") || said.contains("'en01' has no address"), "{said}");
+    await_lease("en01");
     assert!(world.node.sh("cat /etc/resolv.conf").contains("192.0.2.53"));
     let shown = world.node.get("/nodes/localhost/network/en01");
     assert!(shown["method"] == "dhcp" && shown["cidr"].as_str().unwrap().starts_with("192.0.2.1"), "{shown}");
@@ -118,6 +121,7 @@ fn an_address_by_dhcp() {
     assert_ne!(world.node.run(&["pvenet", "status"]).code, 0);
     world.node.tool("pvenet apply");
     assert!(world.clients().contains("en01"));
+    await_lease("en01");
     // A fixed address takes its place: the client ends, the lease is given back, name servers stay.
     world.apply(&card.replace("inet dhcp", "inet static\n\taddress 192.0.2.7/24"));
     assert_eq!((world.address("en01").as_str(), world.clients().as_str()), ("192.0.2.7/24", ""));
@@ -129,16 +133,17 @@ fn an_address_by_dhcp() {
     std::fs::write(&file, format!("{BASE}{bridge}")).unwrap();
     world.node.put(file.path(), "/etc/network/interfaces.new");
     world.node.tool("pvenet apply --confirm 600");
-    assert!(leased("vibr0") && world.address("en01").is_empty());
+    await_lease("vibr0");
+    assert!(world.address("en01").is_empty());
     world.node.tool("pvenet rollback");
     assert_eq!((world.address("en01").as_str(), world.clients().as_str()), ("192.0.2.7/24", ""));
     world.apply(bridge);
-    assert!(leased("vibr0"));
+    await_lease("vibr0");
     // After a boot it has an address again, by our own unit.
     world.node.sh("systemctl disable networking; systemctl enable ferrovisor-network");
     world.node.reboot();
     world.node.sh(FAR);
-    wait_for("an address after the boot", 120, || leased("vibr0").then_some(()));
+    await_lease("vibr0");
     assert_eq!(world.node.sh("systemctl is-active ferrovisor-network"), "active");
     assert!(world.node.tool("pvenet status").contains("agree"));
 }

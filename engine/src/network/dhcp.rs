@@ -31,7 +31,8 @@ pub fn start(name: &str, four: bool, six: bool) -> Result<()> {
     if lives(&pid_file(name, family.0)) {
         return Ok(());
     }
-    let words = ["-q", "-b"].into_iter().chain(family.1).chain(["--", name]);
+    // Without an answer it must not invent an address, as it would (`-L`).
+    let words = ["-q", "-b", "-L"].into_iter().chain(family.1).chain(["--", name]);
     command::run(CLIENT, &words.collect::<Vec<_>>()).map(drop)
 }
 
