@@ -206,7 +206,7 @@ impl Network {
 
 fn addresses(prefix: &str, dice: &mut Dice) -> BTreeSet<String> {
     let four = (0..dice.below(3)).map(|_| format!("{prefix}.{}.1/24", dice.below(4))).collect::<Vec<_>>();
-    let six = dice.coin().then(|| format!("fd00:{}:{}::1/64", prefix.replace('.', ":"), dice.below(4)));
+    let six = dice.coin().then(|| format!("fd00:{}:{}::1/64", prefix.replace('.', ":"), 1 + dice.below(4)));
     four.into_iter().chain(six).collect()
 }
 
