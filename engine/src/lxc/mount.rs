@@ -45,9 +45,27 @@ pub fn in_own_namespace<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
         .context(|| "unable to make a mount namespace")?;
     mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)
         .context(|| "unable to separate mounts from the host's")?;
+    leave_out_volumes_on_the_host();
     let result = work();
     drop(back);
     result
+}
+
+/// Takes volumes that somebody has mounted on the host (`pct mount`) out of this namespace. Where the host does not share its
+/// mounts, they would stay in use here after they are unmounted there.
+fn leave_out_volumes_on_the_host() {
+    let text = fs::read_to_string("/proc/thread-self/mountinfo").unwrap_or_default();
+    for place in text.lines().filter_map(|line| line.split(' ').nth(4)).filter(|place| is_root_of_container(place)) {
+        // A mount below it is gone with it.
+        let _ = unmount(place, UnmountFlags::DETACH);
+    }
+}
+
+/// Whether a path is the `rootfs` of a container's directory.
+fn is_root_of_container(path: &str) -> bool {
+    let mut names = path.rsplit('/');
+    let is_number = |name: Option<&str>| name.is_some_and(|name| name.parse::<Vmid>().is_ok());
+    names.next() == Some("rootfs") && is_number(names.next()) && path.contains("/var/lib/lxc/")
 }
 
 /// How long a thread that `work` started and joined may take to end in the kernel, too. While it shares its working
@@ -256,4 +274,16 @@ pub fn make_devices(ctx: &Context, vmid: Vmid, devices: &[PassedDevice], map: &I
         std::os::unix::fs::chown(&path, Some(user), Some(group)).context(what)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_root_of_container;
+
+    #[test]
+    fn volumes_on_the_host_are_told_by_their_place() {
+        assert!(is_root_of_container("/var/lib/lxc/100/rootfs") && is_root_of_container("/x/var/lib/lxc/8640/rootfs"));
+        let others = ["/var/lib/lxc/100/rootfs/data", "/var/lib/lxc/rootfs", "/srv/100/rootfs", "/"];
+        assert!(!others.iter().any(|path| is_root_of_container(path)));
+    }
 }
