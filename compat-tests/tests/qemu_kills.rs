@@ -129,7 +129,7 @@ fn what_is_killed_leaves_a_vm_that_works() {
             run(&node, &start, &[]);
         }
         if goes_back {
-            let with_memory = if round / OPERATIONS % 2 == 0 { "1" } else { "0" };
+            let with_memory = if (round / OPERATIONS).is_multiple_of(2) { "1" } else { "0" };
             run(&node, &format!("{VM}/snapshot"), &[("snapname", "before"), ("vmstate", with_memory)]);
         }
         let format = if config(&client)["scsi0"].as_str().unwrap().contains(".qcow2") { "raw" } else { "qcow2" };
