@@ -3,11 +3,12 @@
 //! A tool with a deadline leads a process group of its own, so that its helpers (`mount.nfs` of `mount`) end with it. One
 //! that hangs in the kernel cannot be ended at all: it is left behind, and the caller goes on.
 
-use super::{Border, Tool, package};
+use super::{Border, Data, Tool, package};
 use crate::command::Stream;
 use crate::task::abort;
 use crate::{Error, Result, error::ResultExt};
 use rustix::process::{Pid, Signal};
+use std::fs::File;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
@@ -24,8 +25,8 @@ const GRACE: Duration = Duration::from_secs(1);
 pub(super) struct Machine;
 
 impl Border for Machine {
-    fn run(&self, tool: &Tool, line: &mut dyn FnMut(Stream, &str)) -> Result<i32> {
-        let mut child = start(tool)?;
+    fn run(&self, tool: &Tool, data: Data, line: &mut dyn FnMut(Stream, &str)) -> Result<i32> {
+        let mut child = start(tool, data)?;
         let (sender, receiver) = mpsc::channel();
         if let (Some(text), Some(mut pipe)) = (tool.input.clone(), child.stdin.take()) {
             // A tool that does not read its input says by its exit code what it thinks of it.
@@ -69,10 +70,15 @@ impl Border for Machine {
     }
 }
 
-fn start(tool: &Tool) -> Result<Child> {
+fn start(tool: &Tool, data: Data) -> Result<Child> {
     let mut command = Command::new(tool.program);
-    let input = if tool.input.is_some() { Stdio::piped() } else { Stdio::null() };
-    command.args(&tool.arguments).stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let input = match data.from {
+        Some(from) => from.try_clone()?.into(),
+        None if tool.input.is_some() => Stdio::piped(),
+        None => Stdio::null(),
+    };
+    let output = data.to.map(File::try_clone).transpose()?.map_or_else(Stdio::piped, Stdio::from);
+    command.args(&tool.arguments).stdin(input).stdout(output).stderr(Stdio::piped());
     // Numbers and texts are read by us, so they must not be translated.
     command
         .env("LC_ALL", "C")

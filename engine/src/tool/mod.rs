@@ -13,6 +13,7 @@ pub mod script;
 use crate::command::Stream;
 use crate::{Context, Error, Result};
 use std::fmt;
+use std::fs::File;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -45,13 +46,22 @@ pub struct Ended {
     pub stderr: String,
 }
 
+/// Data that a tool reads and writes as they are: a volume as a stream.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Data<'a> {
+    /// What it reads from standard input, instead of a text.
+    pub from: Option<&'a File>,
+    /// Where its standard output goes, instead of to lines.
+    pub to: Option<&'a File>,
+}
+
 /// Who runs tools.
 pub trait Border: Send + Sync {
     /// Runs a tool to its end. A line is handed to `line` as it comes.
     ///
     /// # Errors
     /// When it cannot be started, misses its deadline, is killed, or the task is stopped.
-    fn run(&self, tool: &Tool, line: &mut dyn FnMut(Stream, &str)) -> Result<i32>;
+    fn run(&self, tool: &Tool, data: Data, line: &mut dyn FnMut(Stream, &str)) -> Result<i32>;
 }
 
 /// The tools of a context.
@@ -121,7 +131,7 @@ impl Tool {
     /// Runs it and answers how it ended, whatever its exit code.
     pub fn end(&self, ctx: &Context) -> Result<Ended> {
         let mut ended = Ended::default();
-        ended.code = ctx.tools.0.run(self, &mut |stream, line| {
+        ended.code = ctx.tools.0.run(self, Data::default(), &mut |stream, line| {
             let text = if stream == Stream::Error { &mut ended.stderr } else { &mut ended.stdout };
             text.push_str(line);
             text.push('\n');
@@ -146,8 +156,13 @@ impl Tool {
 
     /// Runs it and hands on what it prints, line by line, as the log of the task that it works for.
     pub fn run_logged(&self, ctx: &Context, line: &mut dyn FnMut(&str)) -> Result<()> {
+        self.run_with(ctx, Data::default(), line)
+    }
+
+    /// As [`Tool::run_logged`], with data from or to a file, pipe or socket.
+    pub fn run_with(&self, ctx: &Context, data: Data, line: &mut dyn FnMut(&str)) -> Result<()> {
         let mut last = String::new();
-        let code = ctx.tools.0.run(self, &mut |stream, text| {
+        let code = ctx.tools.0.run(self, data, &mut |stream, text| {
             line(text);
             if stream == Stream::Error {
                 last = text.to_owned();

@@ -1,6 +1,6 @@
 //! Canned answers for unit tests: every command is noted down in order, and answered by the first answer that fits.
 
-use super::{Border, Tool, Tools};
+use super::{Border, Data, Tool, Tools};
 use crate::command::Stream;
 use crate::{Context, Error, Result};
 use std::path::Path;
@@ -74,7 +74,7 @@ impl Script {
 }
 
 impl Border for Script {
-    fn run(&self, tool: &Tool, line: &mut dyn FnMut(Stream, &str)) -> Result<i32> {
+    fn run(&self, tool: &Tool, _data: Data, line: &mut dyn FnMut(Stream, &str)) -> Result<i32> {
         let mut command = tool.to_string();
         let plain = command.clone();
         for (name, value) in &tool.environment {

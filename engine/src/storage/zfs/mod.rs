@@ -6,6 +6,7 @@ mod dataset;
 pub mod over_iscsi;
 pub mod pool;
 mod remote;
+mod stream;
 mod target;
 #[cfg(test)]
 mod tests;

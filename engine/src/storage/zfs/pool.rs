@@ -2,15 +2,17 @@
 //! (PVE: pve-storage PVE/Storage/ZFSPoolPlugin.pm)
 
 use super::dataset::{self, full_name, properties, snapshot_name};
-use super::{BASE_SNAPSHOT, ask, check_dataset, parse, pool_name, run};
+use super::{BASE_SNAPSHOT, ask, check_dataset, parse, pool_name, run, stream};
 use crate::mounts;
 use crate::storage::config::Entry;
 use crate::storage::driver::{Described, Driver, Filter, Secrets, Source, Space, Storage};
 use crate::storage::feature::{Capability, Feature, State, can};
 use crate::storage::pool;
+use crate::storage::stream::{Export, Form, Import};
 use crate::storage::volume::{Format, NewVolume, Volume, VolumeInfo};
 use crate::tool::Tool;
 use crate::{Context, Error, Result, Vmid, bail, error::ResultExt};
+use std::fs::File;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -265,6 +267,22 @@ impl Driver for ZfsPool {
     fn rename(&self, storage: &Storage, name: &str, vmid: Vmid, new_name: Option<&str>) -> Result<String> {
         let _lock = storage.lock()?;
         dataset::reassign(storage, name, vmid, new_name).map(|(_, whole)| whole)
+    }
+
+    fn export_formats(&self, _storage: &Storage, _export: &Export) -> Result<Vec<Form>> {
+        Ok(vec![Form::Zfs])
+    }
+
+    fn import_formats(&self, _storage: &Storage, _import: &Import) -> Result<Vec<Form>> {
+        Ok(vec![Form::Zfs])
+    }
+
+    fn export(&self, storage: &Storage, export: &Export, form: Form, to: &File) -> Result<()> {
+        stream::export(storage, export, form, to)
+    }
+
+    fn import(&self, storage: &Storage, import: &Import, form: Form, from: &File) -> Result<String> {
+        stream::import(storage, import, form, from)
     }
 }
 

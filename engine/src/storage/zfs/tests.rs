@@ -3,6 +3,7 @@
 use super::over_iscsi::ZfsOverIscsi;
 use super::pool::ZfsPool;
 use crate::storage::driver::{Driver, Filter, Storage};
+use crate::storage::stream::{Export, Form, Import};
 use crate::storage::volume::{Format, NewVolume, VolumeKind};
 use crate::storage::{Content, Entry};
 use crate::tool::script::Script;
@@ -156,4 +157,56 @@ fn volumes_of_another_machine_are_made_by_ssh_and_published() {
     let error = ZfsOverIscsi.path(&storage, "vm-101-disk-0").unwrap_err();
     storage.entry.unset("zfs-base-path");
     assert!(error.message().starts_with("other: unknown iscsi provider"), "{error}");
+}
+
+#[test]
+fn streams_are_those_of_zfs_and_come_in_under_a_hidden_name() {
+    let root = tempfile::tempdir().unwrap();
+    let script = script().fail("zfs get -H name", "dataset does not exist");
+    let ctx = script.context(root.path());
+    let storage = Storage { ctx: &ctx, id: "z".into(), entry: entry("zfspool", &[]) };
+    let data = tempfile::tempfile().unwrap();
+    let export = |snapshot: Option<&str>, base: Option<&str>, with_snapshots| {
+        let (snapshot, base) = (snapshot.map(str::to_owned), base.map(str::to_owned));
+        let name = "vm-101-disk-0".to_owned();
+        let export = Export { name, snapshot, base, with_snapshots, ..Export::default() };
+        ZfsPool.export(&storage, &export, Form::Zfs, &data)
+    };
+    export(Some("b"), None, false).unwrap();
+    export(Some("b"), Some("a"), false).unwrap();
+    export(Some("b"), Some("a"), true).unwrap();
+    assert_eq!(export(None, None, false).unwrap_err().message(), "zfspool storage can only export snapshots");
+    assert_eq!(
+        script.take_changes(),
+        "zfs send -Rpv -- tank/vm-101-disk-0@b\n\
+         zfs send -Rpv -i a -- tank/vm-101-disk-0@b\n\
+         zfs send -Rpv -I a -- tank/vm-101-disk-0@b\n"
+    );
+    let import = |base: Option<&str>, allow_rename| {
+        let (name, base) = ("vm-101-disk-0".to_owned(), base.map(str::to_owned));
+        ZfsPool.import(&storage, &Import { name, base, allow_rename, ..Import::default() }, Form::Zfs, &data)
+    };
+    let missing = import(Some("a"), false).unwrap_err();
+    assert_eq!(missing.message(), "base snapshot 'tank/vm-101-disk-0@a' doesn't exist");
+    assert_eq!(import(None, false).unwrap(), "vm-101-disk-0");
+    let commands = script.take_changes();
+    let hidden = commands.split_whitespace().find(|word| word.starts_with("tank/recv-101-")).unwrap();
+    let golden = format!(
+        "zfs recv -x encryption -- {hidden}\n\
+         zfs rename -- {hidden} tank/vm-101-disk-0\n"
+    );
+    assert_eq!(commands, golden);
+    // The name is taken.
+    let script = script.answer("zfs get -H name", "tank/vm-101-disk-0");
+    assert_eq!(import(None, false).unwrap_err().message(), "volume 'tank/vm-101-disk-0' already exists");
+    assert_eq!(import(None, true).unwrap(), "vm-101-disk-1");
+    assert!(script.take_changes().contains(" tank/vm-101-disk-1\n"));
+    assert_eq!(import(Some("a"), false).unwrap(), "vm-101-disk-0");
+    assert_eq!(script.take_changes(), "zfs recv -F -x encryption -- tank/vm-101-disk-0\n");
+    script.fail("zfs recv", "cannot receive: invalid stream");
+    assert!(import(Some("a"), false).is_err());
+    assert_eq!(
+        script.take_changes(),
+        "zfs recv -F -x encryption -- tank/vm-101-disk-0\nzfs rollback -r -- tank/vm-101-disk-0@a\n"
+    );
 }
