@@ -255,6 +255,11 @@ impl Planner<'_> {
                         differs(&wanted.multicast_snooping, &now.multicast_snooping),
                         differs(&wanted.multicast_querier, &now.multicast_querier),
                     ];
+                    if now.stp == Some(true) && wanted.stp == Some(false) {
+                        // The kernel takes a short delay only when the spanning tree is off already.
+                        let off = Kind::Bridge(super::state::Bridge { stp: Some(false), ..Default::default() });
+                        self.push(Change::SetOptions { name: name.clone(), kind: off });
+                    }
                     if differs.contains(&true) {
                         let kind = without_usual(&link.kind, &actual.kind);
                         self.push(Change::SetOptions { name: name.clone(), kind });
