@@ -208,6 +208,7 @@ fn tell(ctx: &Context, text: &str) {
 mod tests {
     use super::*;
 
+    #[expect(clippy::zombie_processes, reason = "waitpid hears how it ends")]
     fn ended(script: &str) -> (Option<String>, String) {
         let (words, end) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
         let mut command = Command::new("sh");
