@@ -114,5 +114,6 @@ fn install_ifupdown2(machine: &Machine) {
         machine.sh("dpkg --unpack --force-depends --force-conflicts /root/package.deb");
     }
     // Its own configuration would do this.
-    machine.sh("chmod +x /usr/share/ifupdown2/__main__.py");
+    machine.sh("chmod +x /usr/share/ifupdown2/__main__.py
+         find /etc/network/ifupdown2 -name '*.dpkg-new' -exec sh -c 'mv \"$1\" \"${1%.dpkg-new}\"' - {} ';'");
 }

@@ -7,8 +7,8 @@
 //!                    └─ lock of the guest ──> leftovers, volumes, hook script; a crash becomes a task with its reason
 //! ```
 //! QEMU daemonises, so only a subreaper hears how it ends. Whoever ends a VM on purpose cleans up itself, under the lock;
-//! the keeper then finds that the file with its name is gone, or another's, and goes. It needs no daemon, and nobody needs it: a VM whose keeper
-//! was killed is cleaned up by the next start or the next daemon.
+//! the keeper then finds that the file with its name is gone, or another's, and goes. It needs no daemon, and nobody needs
+//! it: a VM whose keeper was killed is cleaned up by the next start or the next daemon.
 
 use super::{files, recovery, stop};
 use crate::{Context, Error, Mode, Result, Task, Vmid, error::ResultExt};

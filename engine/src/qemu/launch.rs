@@ -4,8 +4,8 @@
 //! checks ── pending changes ── volumes ── plan ── taps ── QEMU ── balloon, links
 //!                                                  └── undone when a later step fails
 //! ```
-//! QEMU becomes the child of a keeper, which is nobody's ([`keeper`]). Taps are handed over as descriptors: if this process dies half-way, either
-//! QEMU has them and runs, or they are gone.
+//! QEMU becomes the child of a keeper, which is nobody's ([`keeper`]). Taps are handed over as descriptors: if this process
+//! dies half-way, either QEMU has them and runs, or they are gone.
 
 use super::command_line::{self, Options, Paths, Plan, StoredVolumes, local};
 use super::config::{self, Vm};
