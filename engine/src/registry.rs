@@ -125,11 +125,11 @@ fn call(ctx: &Context, method: &'static Method, params: Map<String, Value>) -> R
     // A volume that somebody makes for a VM must not be taken for what a killed process has left of another one.
     if ["/nodes/{node}/qemu", "/nodes/{node}/storage/{storage}/content"].iter().any(|p| method.template.starts_with(p))
     {
-        crate::qemu::recovery::before(ctx);
+        crate::qemu::recovery::NOTES.before(ctx);
     }
     let of_containers = ["/nodes/{node}/lxc", "/nodes/{node}/storage/{storage}/content"];
     if of_containers.iter().any(|p| method.template.starts_with(p)) {
-        crate::lxc::recovery::before(ctx);
+        crate::lxc::recovery::NOTES.before(ctx);
     }
     handler(&Call { ctx, method, params: Params::verified(params) })
 }

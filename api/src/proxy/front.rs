@@ -96,7 +96,9 @@ impl Front {
     async fn exchange(&self, request: &HttpRequest, payload: web::Payload, busy: Option<Busy>) -> Exchange {
         let refuse = |status, text: &str| Exchange::own(response::plain(status, text), None);
         let method = request.method().as_str();
-        let wish = match split(request.uri().path()) {
+        let path = request.uri().path();
+        let parts = split(path);
+        let wish = match parts {
             ApiPath::Known(_, rest) => resumable::Wish::of(request, rest),
             _ => None,
         };
@@ -115,8 +117,7 @@ impl Front {
             Some(encoding) => return refuse(501, &format!("Unknown transfer encoding '{encoding}'")),
             None => {}
         }
-        let path = request.uri().path();
-        let (format, rest) = match split(path) {
+        let (format, rest) = match parts {
             ApiPath::Known(format, rest) => (Ok(format), rest),
             ApiPath::UnknownFormat(name, rest) => (Err(name), rest),
             _ if path == openapi::PATH && verb == Verb::Get => return openapi::serve(&self.program).await,

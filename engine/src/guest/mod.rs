@@ -8,6 +8,7 @@ pub mod input;
 pub mod purge;
 pub mod startup;
 pub mod tags;
+pub mod work;
 
 use crate::config::guest::{GuestConfig, GuestKind};
 use crate::{Context, Error, Result, Vmid, error::ResultExt, file};

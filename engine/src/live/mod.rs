@@ -295,8 +295,7 @@ pub fn guests(ctx: &Context) -> Result<Vec<GuestRow>> {
 /// What is known of a running guest from looking regularly, which only the daemon does.
 pub fn known(ctx: &Context, kind: GuestKind, vmid: Vmid) -> Result<Option<Running>> {
     let Some(live) = &ctx.live else { return Ok(None) };
-    let rows = live.shared.follow()?.0.rows();
-    Ok(rows.into_iter().find(|row| (row.vmid, row.kind) == (vmid, kind)).and_then(|row| row.running))
+    Ok(live.shared.follow()?.0.running(kind, vmid))
 }
 
 /// As [`guests`], of one kind.

@@ -77,6 +77,11 @@ impl Table {
             .collect()
     }
 
+    /// What is known of a running guest.
+    pub fn running(&self, kind: GuestKind, vmid: Vmid) -> Option<Running> {
+        self.entries.get(&(vmid, kind))?.running.clone()
+    }
+
     /// Files that cannot be read, or not in full.
     pub fn problems(&self) -> Vec<Problem> {
         self.problems.values().cloned().collect()

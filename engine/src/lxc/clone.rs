@@ -8,7 +8,7 @@
 
 use super::idmap::IdMap;
 use super::interface::Interface;
-use super::recovery::{Kind, Work};
+use super::recovery::{self, Kind};
 use super::snapshot::{can_clone, volume_id};
 use super::volume::{self, MountPoint, Source};
 use super::{destroy, disk, monitor, mount, setup};
@@ -119,7 +119,7 @@ pub fn clone(task: &Task, wanted: &Clone) -> Result<()> {
     let of = |id: &VolumeId| wanted.storage.clone().unwrap_or_else(|| id.storage.clone());
     let storages: Vec<String> = ids.iter().map(of).collect();
     let storages: Vec<&str> = storages.iter().map(String::as_str).collect();
-    let _work = Work::begin(ctx, wanted.target, Kind::Create(&storages, None))?;
+    let _work = recovery::begin(ctx, wanted.target, Kind::Create(&storages, None))?;
     guest::create(ctx, wanted.target, &config)?;
     let mut made = Vec::new();
     let Err(error) = fill(task, wanted, &plan, &mut made) else { return Ok(()) };

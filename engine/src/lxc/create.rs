@@ -9,7 +9,7 @@
 
 use super::idmap::IdMap;
 use super::interface::Interface;
-use super::recovery::{Kind, Work};
+use super::recovery::{self, Kind};
 use super::setup::{self, NewAccount};
 use super::template::{self, Archive};
 use super::volume::{self, MountPoint};
@@ -96,7 +96,7 @@ pub fn create(task: &Task, new: &NewContainer) -> Result<()> {
     let old = (overwrite && guest::find(ctx, vmid) == Some(GuestKind::Lxc))
         .then(|| guest::load(ctx, GuestKind::Lxc, vmid))
         .transpose()?;
-    let _work = Work::begin(ctx, vmid, Kind::Create(&new.storages(), old.as_ref())).map_err(fail)?;
+    let _work = recovery::begin(ctx, vmid, Kind::Create(&new.storages(), old.as_ref())).map_err(fail)?;
     let replaced = reserve(ctx, new).map_err(fail)?;
     let mut made = Vec::new();
     let filled = fill(task, new, replaced.as_ref(), &mut made).map_err(fail);

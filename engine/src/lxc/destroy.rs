@@ -1,7 +1,7 @@
 //! Removing a container with everything that is its own: `vzdestroy`. (PVE: LXC.pm, destroy_lxc_container)
 
 use super::liblxc::Runtime;
-use super::recovery::{Kind, Work};
+use super::recovery::{self, Kind};
 use super::stop::{self, Stop};
 use super::{facts, monitor, volume};
 use crate::config::guest::{GuestConfig, GuestKind};
@@ -46,7 +46,7 @@ pub fn destroy(task: &Task, runtime: &dyn Runtime, vmid: Vmid, options: Destroy)
         task.warn(format!("forced to stop CT {vmid} before destroying!"));
         stop::stop(task, runtime, vmid, Stop::Kill)?;
     }
-    let _work = Work::begin(ctx, vmid, Kind::Destroy(options))?;
+    let _work = recovery::begin(ctx, vmid, Kind::Destroy(options))?;
     task.check_abort()?;
     remove(ctx, vmid, options, &mut |line| task.log(line))
 }

@@ -20,7 +20,7 @@ pub struct Report {
 /// Removes control groups and links of containers that do not run.
 pub fn reconcile(ctx: &Context) -> Result<Report> {
     let mut report = Report::default();
-    recovery::before(ctx);
+    recovery::NOTES.before(ctx);
     report.failures.extend(unpacked::tidy_all(ctx).err());
     let ours: BTreeSet<Vmid> = guest::list(ctx, GuestKind::Lxc)?.into_iter().collect();
     let mut left = cgroup::present(ctx)?;

@@ -1,29 +1,21 @@
 //! Work on a container that a killed process has left half-done, and what becomes of it.
 //!
-//! ```text
-//! begin: note what is there ── work ── note removed            killed: the note stays, its process does not
-//!                                                               └── the next call that touches containers or storages looks
-//! ```
-//! A note is made under the guest's queue lock, so one of a dead process is nobody's any more. A container that was being
-//! made is gone, one that was being replaced is as it was, a half-made snapshot and half-copied volumes are gone. Going back
-//! to a snapshot, removing one, and destroying a container are carried to their end, as some volumes may be gone already.
-//! Mounts need no care: they end with their namespace. (PVE leaves all of this to the administrator: `pct unlock`)
+//! A container that was being made is gone, one that was being replaced is as it was, a half-made snapshot and half-copied
+//! volumes are gone. Going back to a snapshot, removing one, and destroying a container are carried to their end, as some
+//! volumes may be gone already. Mounts need no care: they end with their namespace. (PVE leaves all of this to the
+//! administrator: `pct unlock`)
 
 use super::liblxc::Liblxc;
 use super::{destroy, freeze, monitor, snapshot, volume};
 use crate::config::guest::{GuestConfig, GuestKind};
-use crate::process::ProcessId;
+use crate::guest::work::{Notes, Work, texts};
 use crate::storage::{self, Content, VolumeId};
-use crate::{Context, Result, Task, Vmid, error::ResultExt, file, guest, lock};
+use crate::{Context, Result, Vmid, guest};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 
-/// Where notes lie, below the node's root.
-const PLACE: &str = "/var/lib/ferrovisor/work-lxc";
-
-/// The note of work under way. It goes when this is dropped: a process that lives takes back by itself.
-pub struct Work(PathBuf);
+/// Notes of work on containers.
+pub const NOTES: Notes = Notes { label: "CT", place: "/var/lib/ferrovisor/work-lxc", settle: recover };
 
 /// What is being done.
 #[derive(Debug, Clone, Copy)]
@@ -42,56 +34,34 @@ pub enum Kind<'a> {
     Destroy(destroy::Destroy),
 }
 
-fn path(ctx: &Context, vmid: Vmid) -> PathBuf {
-    ctx.root.path(&format!("{PLACE}/{vmid}"))
-}
-
-impl Work {
-    /// Notes what is about to be done; the caller holds the container's lock.
-    pub fn begin(ctx: &Context, vmid: Vmid, kind: Kind) -> Result<Self> {
-        let mut volumes: Vec<String> = Vec::new();
-        let storages = match kind {
-            Kind::Create(storages, _) => storages.to_vec(),
-            Kind::Move(storage) => vec![storage],
-            _ => Vec::new(),
-        };
-        for id in storages.iter().collect::<BTreeSet<_>>() {
-            volumes.extend(owned(ctx, id, vmid)?.iter().map(VolumeId::to_string));
-        }
-        let process = ProcessId::current();
-        let mut note = json!({
-            "process": {"pid": process.pid, "start": process.start},
-            "storages": storages,
-            "volumes": volumes,
-        });
-        match kind {
-            Kind::Create(_, replaced) => {
-                note["work"] = json!("create");
-                note["replaced"] = json!(replaced.map(GuestConfig::print));
-            }
-            Kind::Move(_) => note["work"] = json!("move"),
-            Kind::Snapshot(name) => note["snapshot"] = json!(name),
-            Kind::DropSnapshot(name) => note["drop"] = json!(name),
-            Kind::Rollback(name) => note["rollback"] = json!(name),
-            Kind::Destroy(options) => {
-                note["work"] = json!("destroy");
-                note["unreferenced"] = json!(options.unreferenced);
-                note["purge"] = json!(options.purge);
-            }
-        }
-        let path = path(ctx, vmid);
-        let directory = path.parent().expect("a note lies in a directory");
-        std::fs::create_dir_all(directory).context(|| format!("unable to create '{}'", directory.display()))?;
-        file::replace_volatile(&path, note.to_string().as_bytes(), 0o600)?;
-        Ok(Work(path))
+/// Notes what is about to be done; the caller holds the container's lock.
+pub fn begin(ctx: &Context, vmid: Vmid, kind: Kind) -> Result<Work> {
+    let mut volumes: Vec<String> = Vec::new();
+    let storages = match kind {
+        Kind::Create(storages, _) => storages.to_vec(),
+        Kind::Move(storage) => vec![storage],
+        _ => Vec::new(),
+    };
+    for id in storages.iter().collect::<BTreeSet<_>>() {
+        volumes.extend(owned(ctx, id, vmid)?.iter().map(VolumeId::to_string));
     }
-}
-
-impl Drop for Work {
-    fn drop(&mut self) {
-        // One that stays is taken for that of a dead process and finds nothing to take back.
-        let _ = std::fs::remove_file(&self.0);
+    let mut note = json!({"storages": storages, "volumes": volumes});
+    match kind {
+        Kind::Create(_, replaced) => {
+            note["work"] = json!("create");
+            note["replaced"] = json!(replaced.map(GuestConfig::print));
+        }
+        Kind::Move(_) => note["work"] = json!("move"),
+        Kind::Snapshot(name) => note["snapshot"] = json!(name),
+        Kind::DropSnapshot(name) => note["drop"] = json!(name),
+        Kind::Rollback(name) => note["rollback"] = json!(name),
+        Kind::Destroy(options) => {
+            note["work"] = json!("destroy");
+            note["unreferenced"] = json!(options.unreferenced);
+            note["purge"] = json!(options.purge);
+        }
     }
+    NOTES.begin(ctx, vmid, note)
 }
 
 /// The container's volumes on a storage; templates and backups are nobody's unfinished work.
@@ -100,50 +70,10 @@ fn owned(ctx: &Context, storage: &str, vmid: Vmid) -> Result<Vec<VolumeId>> {
     Ok(volumes.into_iter().map(|volume| volume.id).collect())
 }
 
-/// Waits for a container's lock; what the last holder may have left undone is settled first.
-pub fn lock(task: &Task, vmid: Vmid) -> Result<lock::QueueLock> {
-    let lock = task.lock(&lock::guest(vmid))?;
-    recover(task.ctx, vmid, &mut |line| task.log(line))?;
-    Ok(lock)
-}
-
-/// Settles what dead processes have left of containers, so that no handler meets what is nobody's any more. There is rarely
-/// a note to read. Failures are for the log: the caller wants something else.
-pub fn before(ctx: &Context) {
-    for vmid in noted(ctx) {
-        let Ok(Some(note)) = read(ctx, vmid) else { continue };
-        let number = |key: &str| note["process"][key].as_u64().unwrap_or(0);
-        let process = ProcessId { pid: u32::try_from(number("pid")).unwrap_or(0), start: number("start") };
-        if process.is_alive() {
-            continue;
-        }
-        let mut say = |line: &str| eprintln!("CT {vmid}: {line}");
-        let lock = lock::acquire(ctx, &lock::guest(vmid), "recovery", |_| {});
-        if let Err(error) = lock.and_then(|_lock| recover(ctx, vmid, &mut say)) {
-            say(&format!("unfinished work could not be settled: {error}"));
-        }
-    }
-}
-
-fn noted(ctx: &Context) -> Vec<Vmid> {
-    let entries = std::fs::read_dir(ctx.root.path(PLACE)).into_iter().flatten().flatten();
-    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
-}
-
-fn read(ctx: &Context, vmid: Vmid) -> Result<Option<Value>> {
-    let path = path(ctx, vmid);
-    if !path.exists() {
-        return Ok(None);
-    }
-    // One that cannot be read names nothing that could be settled.
-    Ok(Some(serde_json::from_str(&file::read_or_empty(&path)?).unwrap_or_default()))
-}
-
-fn recover(ctx: &Context, vmid: Vmid, log: &mut dyn FnMut(&str)) -> Result<()> {
-    let Some(note) = read(ctx, vmid)? else { return Ok(()) };
+fn recover(ctx: &Context, vmid: Vmid, note: &Value, log: &mut dyn FnMut(&str)) -> Result<()> {
     log("settling what an interrupted process has left");
     if guest::find(ctx, vmid) == Some(GuestKind::Lxc) {
-        settle(ctx, vmid, &note, log)?;
+        settle(ctx, vmid, note, log)?;
     } else if note["work"] == "destroy" || note["work"] == "create" {
         destroy::remove_directory(ctx, vmid)?;
     }
@@ -151,8 +81,8 @@ fn recover(ctx: &Context, vmid: Vmid, log: &mut dyn FnMut(&str)) -> Result<()> {
         Some(GuestKind::Lxc) => parts(&guest::load(ctx, GuestKind::Lxc, vmid)?),
         _ => Vec::new(),
     };
-    let before = list(&note, "volumes");
-    for storage in list(&note, "storages").into_iter().collect::<BTreeSet<_>>() {
+    let before = texts(note, "volumes");
+    for storage in texts(note, "storages").into_iter().collect::<BTreeSet<_>>() {
         for id in owned(ctx, &storage, vmid)? {
             let text = id.to_string();
             if !before.contains(&text) && !named.contains(&text) {
@@ -169,13 +99,7 @@ fn recover(ctx: &Context, vmid: Vmid, log: &mut dyn FnMut(&str)) -> Result<()> {
             storage::free(ctx, &id)?;
         }
     }
-    storage::remove_abandoned(ctx, vmid)?;
-    drop(Work(path(ctx, vmid)));
-    Ok(())
-}
-
-fn list(note: &Value, key: &str) -> Vec<String> {
-    note[key].as_array().into_iter().flatten().filter_map(|item| item.as_str().map(str::to_owned)).collect()
+    storage::remove_abandoned(ctx, vmid)
 }
 
 /// All volumes that a configuration names.
@@ -248,14 +172,14 @@ mod tests {
 
     /// A note of a process that is gone: no process starts before the machine.
     fn forget(ctx: &Context, vmid: Vmid, kind: Kind) {
-        std::mem::forget(Work::begin(ctx, vmid, kind).unwrap());
-        before(ctx);
-        assert!(path(ctx, vmid).exists(), "its process lives");
-        let mut note: Value = serde_json::from_str(&std::fs::read_to_string(path(ctx, vmid)).unwrap()).unwrap();
+        std::mem::forget(begin(ctx, vmid, kind).unwrap());
+        NOTES.before(ctx);
+        assert!(NOTES.path(ctx, vmid).exists(), "its process lives");
+        let mut note: Value = serde_json::from_str(&std::fs::read_to_string(NOTES.path(ctx, vmid)).unwrap()).unwrap();
         note["process"]["start"] = 0.into();
-        std::fs::write(path(ctx, vmid), note.to_string()).unwrap();
-        before(ctx);
-        assert!(noted(ctx).is_empty());
+        std::fs::write(NOTES.path(ctx, vmid), note.to_string()).unwrap();
+        NOTES.before(ctx);
+        assert!(NOTES.guests(ctx).is_empty());
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! (PVE: API2/LXC.pm move_volume and template; LXC.pm template_create)
 
 use super::idmap::IdMap;
-use super::recovery::{Kind, Work};
+use super::recovery::{self, Kind};
 use super::snapshot::volume_id;
 use super::volume::{self, MountPoint, Source};
 use super::{disk, monitor, update};
@@ -56,7 +56,7 @@ fn in_use_by_snapshots(config: &GuestConfig, wanted: &str) -> bool {
 pub fn move_to_storage(task: &Task, vmid: Vmid, wanted: &Move) -> Result<()> {
     let ctx = task.ctx;
     check_move(ctx, vmid, &guest::load(ctx, GuestKind::Lxc, vmid)?, wanted)?;
-    let _work = Work::begin(ctx, vmid, Kind::Move(&wanted.storage))?;
+    let _work = recovery::begin(ctx, vmid, Kind::Move(&wanted.storage))?;
     let (mut point, part) = guest::update(ctx, GuestKind::Lxc, vmid, |config| {
         let point = check_move(ctx, vmid, config, wanted)?;
         config.current.set("lock", "disk");

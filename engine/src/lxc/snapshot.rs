@@ -9,7 +9,7 @@
 //! (PVE: pve-guest-common AbstractConfig.pm, snapshot_create, snapshot_delete, snapshot_rollback; LXC/Config.pm)
 
 use super::liblxc::Runtime;
-use super::recovery::{Kind, Work};
+use super::recovery::{self, Kind};
 use super::stop::{self, Stop};
 use super::volume::{self, MountPoint, Source};
 use super::{disk, freeze, monitor, update};
@@ -89,7 +89,7 @@ pub fn check_new(ctx: &Context, config: &GuestConfig, name: &str) -> Result<()> 
 pub fn take(task: &Task, runtime: &dyn Runtime, vmid: Vmid, name: &str, description: Option<&str>) -> Result<()> {
     let ctx = task.ctx;
     check_new(ctx, &guest::load(ctx, GuestKind::Lxc, vmid)?, name)?;
-    let _work = Work::begin(ctx, vmid, Kind::Snapshot(name))?;
+    let _work = recovery::begin(ctx, vmid, Kind::Snapshot(name))?;
     let section = guest::update(ctx, GuestKind::Lxc, vmid, |config| {
         check_new(ctx, config, name)?;
         config.current.set("lock", "snapshot");
@@ -186,7 +186,7 @@ pub fn check_drop(config: &GuestConfig, name: &str) -> Result<()> {
 /// Drops a snapshot; with `force` also from the configuration alone when a volume does not go along.
 pub fn drop(task: &Task, vmid: Vmid, name: &str, force: bool) -> Result<()> {
     check_drop(&guest::load(task.ctx, GuestKind::Lxc, vmid)?, name)?;
-    let _work = Work::begin(task.ctx, vmid, Kind::DropSnapshot(name))?;
+    let _work = recovery::begin(task.ctx, vmid, Kind::DropSnapshot(name))?;
     drop_all(task.ctx, vmid, name, force, &mut |line| task.warn(line))
 }
 
@@ -299,7 +299,7 @@ pub fn rollback(task: &Task, runtime: &dyn Runtime, vmid: Vmid, name: &str) -> R
     if monitor::init(ctx, vmid).is_some() {
         stop::stop(task, runtime, vmid, Stop::Kill)?;
     }
-    let _work = Work::begin(ctx, vmid, Kind::Rollback(name))?;
+    let _work = recovery::begin(ctx, vmid, Kind::Rollback(name))?;
     guest::update(ctx, GuestKind::Lxc, vmid, |config| {
         check_rollback(ctx, config, name)?;
         config.current.set("lock", "rollback");

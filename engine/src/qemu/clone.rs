@@ -5,7 +5,7 @@ use super::block::{End, Mirror};
 use super::config::{Drive, NetDevice, Properties, Slot, Vm, random_mac};
 use super::disks::Made;
 use super::permission::Subject;
-use super::recovery::{self, Facts, Work};
+use super::recovery::{self, Facts};
 use super::request::mac_prefix;
 use super::{agent, snapshot::plan, status};
 use crate::config::guest::{GuestConfig, GuestKind, Part};
@@ -186,7 +186,7 @@ pub fn clone(task: &Task, wish: &Clone) -> Result<()> {
     let mut numbers = vec![wish.target];
     numbers.extend(Some(wish.source).filter(|_| !is_template));
     numbers.sort();
-    let _locks = numbers.into_iter().map(|vmid| recovery::lock(task, vmid)).collect::<Result<Vec<_>>>()?;
+    let _locks = numbers.into_iter().map(|vmid| recovery::NOTES.lock(task, vmid)).collect::<Result<Vec<_>>>()?;
     let (config, running) = source(ctx, wish)?;
     let draft = draft(ctx, wish, &config, running)?;
     draft.warnings.iter().for_each(|warning| task.log(warning));
@@ -196,7 +196,7 @@ pub fn clone(task: &Task, wish: &Clone) -> Result<()> {
     let mut made = Made::new(ctx);
     let storages = places(wish, &draft);
     let storages = storages.iter().map(String::as_str).collect();
-    let work = Work::begin(ctx, wish.target, &Facts { storages, source: Some(wish.source), ..Facts::default() })?;
+    let work = recovery::begin(ctx, wish.target, &Facts { storages, source: Some(wish.source), ..Facts::default() })?;
     guest::create(ctx, wish.target, &reserved)?;
     let outcome = make_disks(task, wish, &config, running, draft, &mut made).and_then(|config| {
         guest::update(ctx, GuestKind::Qemu, wish.target, |stored| {

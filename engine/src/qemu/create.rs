@@ -27,7 +27,7 @@ pub fn create(task: &Task, new: &Create) -> Result<()> {
     let ctx = task.ctx;
     let place = || format!("unable to create VM {} -", new.vmid);
     let failed = |error: crate::Error| crate::Error::new(format!("{} {}", place(), error.message()));
-    let lock = recovery::lock(task, new.vmid)?;
+    let lock = recovery::NOTES.lock(task, new.vmid)?;
     // The number is taken first, with a lock in the file, so that nobody else can get it meanwhile.
     let mut reserved = GuestConfig::new(GuestKind::Qemu);
     reserved.current.set("lock", "create");

@@ -55,7 +55,7 @@ pub fn check_protection(config: &GuestConfig, what: &str) -> Result<()> {
 /// Removes a VM.
 pub fn destroy(task: &Task, vmid: Vmid, how: &Destroy) -> Result<()> {
     let ctx = task.ctx;
-    let _lock = recovery::lock(task, vmid)?;
+    let _lock = recovery::NOTES.lock(task, vmid)?;
     let config = check(ctx, vmid, how)?;
     // From here on nobody may start it; if this is interrupted, it can be removed again with the same call.
     guest::update(ctx, GuestKind::Qemu, vmid, |config| {

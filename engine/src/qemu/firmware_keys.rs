@@ -20,7 +20,7 @@ const KEYS: [&str; 2] = ["MicrosoftCorporationKEK2KCA2023.pem", "microsoft.com/m
 pub fn enroll(ctx: &Context, vmid: Vmid, log: &mut dyn FnMut(&str)) -> Result<bool> {
     let mut done = false;
     Task::aside(ctx, "qmenroll", vmid, |task| {
-        let _lock = recovery::lock(task, vmid)?;
+        let _lock = recovery::NOTES.lock(task, vmid)?;
         let config = guest::load(ctx, GuestKind::Qemu, vmid)?;
         guest::check_lock(&config)?;
         let vm = Vm::new(vmid, &config.current);

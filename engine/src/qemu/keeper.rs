@@ -181,7 +181,7 @@ fn named(ctx: &Context, vmid: Vmid, ending: &str) -> Option<u32> {
 
 fn clean_up(ctx: &Context, vmid: Vmid, pid: u32, crash: Option<String>) -> Result<()> {
     Task::aside(ctx, "qmcleanup", vmid, |task| {
-        let _lock = recovery::lock(task, vmid)?;
+        let _lock = recovery::NOTES.lock(task, vmid)?;
         if named(ctx, vmid, MARK) != Some(pid) || files::process(ctx, vmid).is_some() {
             return Ok(());
         }

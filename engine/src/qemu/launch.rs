@@ -46,7 +46,7 @@ pub struct Start {
 
 /// Starts a VM; waits for others that work on it.
 pub fn start(task: &Task, vmid: Vmid, how: &Start) -> Result<()> {
-    let _lock = recovery::lock(task, vmid)?;
+    let _lock = recovery::NOTES.lock(task, vmid)?;
     start_locked(task, vmid, how)
 }
 

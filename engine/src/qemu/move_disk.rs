@@ -4,7 +4,7 @@
 use super::block::{End, Mirror};
 use super::clone::{allocate_like, finish_drive};
 use super::config::{Bus, Drive, Slot};
-use super::recovery::{self, Facts, Work};
+use super::recovery::{self, Facts};
 use super::{edit, snapshot::plan, status};
 use crate::config::guest::{GuestConfig, GuestKind};
 use crate::storage::{self, Copy, Feature, Format, VolumeId, VolumeKind};
@@ -70,7 +70,7 @@ fn in_snapshots(vmid: Vmid, config: &GuestConfig, drive: &Drive) -> Result<bool>
 /// Moves a disk to another storage or format.
 pub fn to_storage(task: &Task, vmid: Vmid, wish: &Move) -> Result<()> {
     let ctx = task.ctx;
-    let _lock = recovery::lock(task, vmid)?;
+    let _lock = recovery::NOTES.lock(task, vmid)?;
     let (mut drive, old) = check(ctx, vmid, wish)?;
     let config = guest::load(ctx, GuestKind::Qemu, vmid)?;
     if in_snapshots(vmid, &config, &drive)? {
@@ -88,7 +88,7 @@ pub fn to_storage(task: &Task, vmid: Vmid, wish: &Move) -> Result<()> {
         limit,
     };
     let facts = Facts { storages: vec![&wish.storage], ..Facts::default() };
-    let _work = Work::begin(ctx, vmid, &facts)?;
+    let _work = recovery::begin(ctx, vmid, &facts)?;
     let live = status::is_running(ctx, vmid) && drive.slot.bus != Bus::Unused;
     if live && drive.slot.bus == Bus::Tpmstate {
         crate::bail!("cannot move TPM state while VM is running");
@@ -203,7 +203,7 @@ pub fn to_vm(task: &Task, vmid: Vmid, wish: &Reassign) -> Result<()> {
     let ctx = task.ctx;
     let mut numbers = [vmid, wish.target];
     numbers.sort();
-    let _locks = numbers.iter().map(|vmid| recovery::lock(task, *vmid)).collect::<Result<Vec<_>>>()?;
+    let _locks = numbers.iter().map(|vmid| recovery::NOTES.lock(task, *vmid)).collect::<Result<Vec<_>>>()?;
     let (mut drive, volume) = check_reassign(ctx, vmid, wish)?;
     let (slot, target_slot, target) = (wish.slot, wish.target_slot, wish.target);
     task.log(format!("reassign disk '{slot}' from VM '{vmid}' as '{target_slot}' to VM '{target}'"));

@@ -6,7 +6,7 @@ use crate::{Context, Result};
 
 /// Removes files of VMs that have ended; says what was cleaned. Taps need no care: they go with QEMU.
 pub fn reconcile(ctx: &Context) -> Result<Vec<String>> {
-    recovery::before(ctx);
+    recovery::NOTES.before(ctx);
     let mut cleaned = Vec::new();
     for vmid in files::with_files(ctx) {
         if !status::is_running(ctx, vmid) {

@@ -1,25 +1,18 @@
 //! Work on a VM that a killed process has left half-done, and taking it back.
 //!
-//! ```text
-//! begin: note what is there ── work ── note removed            killed: the note stays, its process does not
-//!                                                               └── the next call that touches guests or storages takes back
-//! ```
-//! A note is made under the guest's queue lock, so one of a dead process is nobody's any more. Taken back are copies and
-//! migrations in QEMU, pauses, volumes that were not there before and that nobody names, half-made snapshots, the
-//! configuration of an unfinished clone, and the mark `lock`. A copy that the guest already writes to stays and is entered.
-//! Going back to a snapshot is carried to its end, as some disks may be back already; a snapshot that was being removed
-//! stays as one that can only be removed.
+//! Taken back are copies and migrations in QEMU, pauses, volumes that were not there before and that nobody names, half-made
+//! snapshots, the configuration of an unfinished clone, and the mark `lock`. A copy that the guest already writes to stays
+//! and is entered. Going back to a snapshot and removing one are carried to their end, as some disks may be done already.
 
 use super::config::{Drive, Slot, Vm};
 use super::qmp::Monitor;
 use super::{agent, block, clone, edit, files, snapshot, status};
 use crate::config::guest::{GuestConfig, GuestKind};
-use crate::process::ProcessId;
+use crate::guest::work::{Notes, Work, texts};
 use crate::storage::{self, Content, VolumeId};
-use crate::{Context, Result, Task, Vmid, error::ResultExt, file, guest, lock};
+use crate::{Context, Result, Vmid, guest};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -28,8 +21,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Marks that go with the work that set them.
 const MARKS: [&str; 3] = ["clone", "snapshot", "snapshot-delete"];
 
-/// The note of work under way. It goes when this is dropped: a process that lives takes back by itself.
-pub struct Work(PathBuf);
+/// Notes of work on VMs.
+pub const NOTES: Notes = Notes { label: "VM", place: "/var/lib/ferrovisor/work", settle: recover };
 
 /// What a note says.
 #[derive(Debug, Default, Clone)]
@@ -46,31 +39,19 @@ pub struct Facts<'a> {
     pub removal: Option<&'a str>,
 }
 
-fn path(ctx: &Context, vmid: Vmid) -> PathBuf {
-    ctx.root.path(&format!("/var/lib/ferrovisor/work/{vmid}"))
-}
-
-impl Work {
-    /// Notes what is about to be done; the caller holds the VM's lock.
-    pub fn begin(ctx: &Context, vmid: Vmid, facts: &Facts) -> Result<Self> {
-        let mut volumes = Vec::new();
-        for id in facts.storages.iter().collect::<BTreeSet<_>>() {
-            volumes.extend(images(ctx, id, vmid)?.iter().map(VolumeId::to_string));
-        }
-        let process = ProcessId::current();
-        let note = json!({
-            "process": {"pid": process.pid, "start": process.start},
-            "storages": facts.storages, "volumes": volumes, "snapshot": facts.snapshot,
-            "source": facts.source.map(|source| source.to_string()),
-            "rollback": facts.rollback, "removal": facts.removal,
-            "goes": status::is_running(ctx, vmid) && !status::is_paused(ctx, vmid),
-        });
-        let path = path(ctx, vmid);
-        let directory = path.parent().expect("a note lies in a directory");
-        std::fs::create_dir_all(directory).context(|| format!("unable to create '{}'", directory.display()))?;
-        file::replace_volatile(&path, note.to_string().as_bytes(), 0o600)?;
-        Ok(Work(path))
+/// Notes what is about to be done; the caller holds the VM's lock.
+pub fn begin(ctx: &Context, vmid: Vmid, facts: &Facts) -> Result<Work> {
+    let mut volumes = Vec::new();
+    for id in facts.storages.iter().collect::<BTreeSet<_>>() {
+        volumes.extend(images(ctx, id, vmid)?.iter().map(VolumeId::to_string));
     }
+    let note = json!({
+        "storages": facts.storages, "volumes": volumes, "snapshot": facts.snapshot,
+        "source": facts.source.map(|source| source.to_string()),
+        "rollback": facts.rollback, "removal": facts.removal,
+        "goes": status::is_running(ctx, vmid) && !status::is_paused(ctx, vmid),
+    });
+    NOTES.begin(ctx, vmid, note)
 }
 
 /// The VM's images on a storage; backups and files are nobody's unfinished work.
@@ -79,68 +60,12 @@ fn images(ctx: &Context, storage: &str, vmid: Vmid) -> Result<Vec<VolumeId>> {
     Ok(volumes.into_iter().map(|volume| volume.id).collect())
 }
 
-impl Drop for Work {
-    fn drop(&mut self) {
-        // One that stays is taken for that of a dead process and finds nothing to take back.
-        let _ = std::fs::remove_file(&self.0);
-    }
-}
-
-/// Waits for a VM's lock; what the last holder may have left undone is taken back first.
-pub fn lock(task: &Task, vmid: Vmid) -> Result<lock::QueueLock> {
-    let lock = task.lock(&lock::guest(vmid))?;
-    recover(task.ctx, vmid, &mut |line| task.log(line))?;
-    Ok(lock)
-}
-
-/// Takes back what a dead process has left of a VM, if it has. Failures are for the log: the caller wants something else.
-fn look(ctx: &Context, vmid: Vmid) {
-    let Ok(Some(note)) = read(ctx, vmid) else { return };
-    let number = |key: &str| note["process"][key].as_u64().unwrap_or(0);
-    let process = ProcessId { pid: u32::try_from(number("pid")).unwrap_or(0), start: number("start") };
-    if process.is_alive() {
-        return;
-    }
-    let mut say = |line: &str| eprintln!("VM {vmid}: {line}");
-    let outcome =
-        lock::acquire(ctx, &lock::guest(vmid), "recovery", |_| {}).and_then(|_lock| recover(ctx, vmid, &mut say));
-    if let Err(error) = outcome {
-        say(&format!("unfinished work could not be taken back: {error}"));
-    }
-}
-
-/// As [`look`], for all VMs: no handler meets what is nobody's any more. There is rarely a note to read.
-pub fn before(ctx: &Context) {
-    for vmid in noted(ctx) {
-        look(ctx, vmid);
-    }
-}
-
-/// VMs with notes.
-fn noted(ctx: &Context) -> Vec<Vmid> {
-    let entries = std::fs::read_dir(ctx.root.path("/var/lib/ferrovisor/work")).into_iter().flatten().flatten();
-    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
-}
-
-fn read(ctx: &Context, vmid: Vmid) -> Result<Option<Value>> {
-    let path = path(ctx, vmid);
-    if !path.exists() {
-        return Ok(None);
-    }
-    // One that cannot be read names nothing that could be taken back.
-    Ok(Some(serde_json::from_str(&file::read_or_empty(&path)?).unwrap_or_default()))
-}
-
-fn recover(ctx: &Context, vmid: Vmid, log: &mut dyn FnMut(&str)) -> Result<()> {
-    let Some(note) = read(ctx, vmid)? else { return Ok(()) };
+fn recover(ctx: &Context, vmid: Vmid, note: &Value, log: &mut dyn FnMut(&str)) -> Result<()> {
     log("taking back what an interrupted process has left");
     let text = |key: &str| note[key].as_str().map(str::to_owned);
-    let list = |key: &str| -> Vec<String> {
-        note[key].as_array().into_iter().flatten().filter_map(|item| item.as_str().map(str::to_owned)).collect()
-    };
-    let before: BTreeSet<String> = list("volumes").into_iter().collect();
+    let before: BTreeSet<String> = texts(note, "volumes").into_iter().collect();
     let mut new = Vec::new();
-    for id in list("storages").into_iter().collect::<BTreeSet<_>>() {
+    for id in texts(note, "storages").into_iter().collect::<BTreeSet<_>>() {
         let volumes = images(ctx, &id, vmid)?;
         new.extend(volumes.into_iter().filter(|volume| !before.contains(&volume.to_string())));
     }
@@ -177,7 +102,6 @@ fn recover(ctx: &Context, vmid: Vmid, log: &mut dyn FnMut(&str)) -> Result<()> {
     if !status::is_running(ctx, vmid) {
         files::remove_leftovers(ctx, vmid)?;
     }
-    drop(Work(path(ctx, vmid)));
     Ok(())
 }
 
@@ -276,14 +200,14 @@ mod tests {
         guest::create(&ctx, other, &config).unwrap();
         for vmid in [clone, other] {
             // A process that is gone: no process starts before the machine.
-            std::mem::forget(Work::begin(&ctx, vmid, &Facts::default()).unwrap());
-            let note = std::fs::read_to_string(path(&ctx, vmid)).unwrap();
+            std::mem::forget(begin(&ctx, vmid, &Facts::default()).unwrap());
+            let note = std::fs::read_to_string(NOTES.path(&ctx, vmid)).unwrap();
             let mut note: Value = serde_json::from_str(&note).unwrap();
-            look(&ctx, vmid);
-            assert!(path(&ctx, vmid).exists(), "its process lives");
+            NOTES.before(&ctx);
+            assert!(NOTES.path(&ctx, vmid).exists(), "its process lives");
             note["process"]["start"] = 0.into();
-            std::fs::write(path(&ctx, vmid), note.to_string()).unwrap();
-            look(&ctx, vmid);
+            std::fs::write(NOTES.path(&ctx, vmid), note.to_string()).unwrap();
+            NOTES.before(&ctx);
         }
         let going_back = "lock: rollback\ncores: 4\n\n[one]\ncores: 1\nsnaptime: 1\n";
         let (back, removing): (Vmid, Vmid) = ("102".parse().unwrap(), "103".parse().unwrap());
@@ -291,8 +215,8 @@ mod tests {
         let half_gone = "lock: snapshot-delete\n\n[one]\ncores: 1\nsnapstate: delete\n";
         guest::create(&ctx, removing, &GuestConfig::parse(GuestKind::Qemu, half_gone)).unwrap();
         for (vmid, rollback, removal) in [(back, Some("one"), None), (removing, None, Some("one"))] {
-            std::mem::forget(Work::begin(&ctx, vmid, &Facts { rollback, removal, ..Facts::default() }).unwrap());
-            recover(&ctx, vmid, &mut |_| {}).unwrap();
+            std::mem::forget(begin(&ctx, vmid, &Facts { rollback, removal, ..Facts::default() }).unwrap());
+            NOTES.recover(&ctx, vmid, &mut |_| {}).unwrap();
         }
         let text = |vmid| guest::load(&ctx, GuestKind::Qemu, vmid).unwrap().print();
         assert_eq!(text(back), "cores: 1\nparent: one\n\n[one]\ncores: 1\nsnaptime: 1\n");
@@ -300,6 +224,6 @@ mod tests {
         assert_eq!(guest::find(&ctx, clone), None);
         let config = guest::load(&ctx, GuestKind::Qemu, other).unwrap();
         assert_eq!((config.current.get("lock"), config.current.get("cores")), (None, Some("2")));
-        assert!(noted(&ctx).is_empty());
+        assert!(NOTES.guests(&ctx).is_empty());
     }
 }

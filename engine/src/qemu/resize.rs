@@ -2,7 +2,7 @@
 
 use super::config::{Drive, Slot};
 use super::qmp::Monitor;
-use super::recovery::{Facts, Work};
+use super::recovery::{self, Facts};
 use super::status;
 use crate::config::guest::GuestKind;
 use crate::{Error, Result, Task, Vmid, access, guest, storage};
@@ -64,7 +64,7 @@ pub fn resize(task: &Task, vmid: Vmid, wish: &Resize) -> Result<()> {
     if new == old {
         return Ok(());
     }
-    let _work = Work::begin(ctx, vmid, &Facts::default())?;
+    let _work = recovery::begin(ctx, vmid, &Facts::default())?;
     // While QEMU has an image file open only QEMU may change it.
     let running = status::is_running(ctx, vmid);
     if !running || storage::path(ctx, &volume)?.starts_with("/dev") {

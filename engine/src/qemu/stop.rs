@@ -26,7 +26,7 @@ pub struct Stop {
 
 /// Ends a VM; waits for others that work on it. One that does not run is left alone.
 pub fn stop(task: &Task, vmid: Vmid, how: &Stop) -> Result<()> {
-    let _lock = recovery::lock(task, vmid)?;
+    let _lock = recovery::NOTES.lock(task, vmid)?;
     stop_locked(task, vmid, how)
 }
 
@@ -183,7 +183,7 @@ pub fn hook(task: &Task, vm: &Vm, phase: &str) -> Result<()> {
 
 /// Shuts a VM down and starts it again, so that waiting changes take effect.
 pub fn reboot(task: &Task, vmid: Vmid, timeout: Option<u64>) -> Result<()> {
-    let _lock = recovery::lock(task, vmid)?;
+    let _lock = recovery::NOTES.lock(task, vmid)?;
     let how = Stop { timeout, shutdown: true, ..Stop::default() };
     stop_locked(task, vmid, &how)?;
     super::launch::start_locked(task, vmid, &super::launch::Start::default())

@@ -16,7 +16,7 @@ use serde_json::json;
 /// Writes a running VM's memory to a volume and ends it.
 pub fn to_disk(task: &Task, vmid: Vmid, skip_lock: bool, storage: Option<&str>) -> Result<()> {
     let ctx = task.ctx;
-    let _lock = recovery::lock(task, vmid)?;
+    let _lock = recovery::NOTES.lock(task, vmid)?;
     let config = guest::load(ctx, GuestKind::Qemu, vmid)?;
     if config.current.get("lock") == Some("backup") {
         crate::bail!("cannot suspend to disk during backup");

@@ -24,7 +24,7 @@ pub fn check(ctx: &Context, vmid: Vmid, disk: Option<Slot>) -> Result<GuestConfi
 /// Makes a VM a template, or one more disk of a template part of it.
 pub fn create(task: &Task, vmid: Vmid, disk: Option<Slot>) -> Result<()> {
     let ctx = task.ctx;
-    let _lock = recovery::lock(task, vmid)?;
+    let _lock = recovery::NOTES.lock(task, vmid)?;
     let config = check(ctx, vmid, disk)?;
     // From here on nobody can start it, so that no disk changes any more.
     guest::update(ctx, GuestKind::Qemu, vmid, |config| {

@@ -24,7 +24,7 @@ fn both(task: &Task, one: Vmid, other: Vmid) -> Result<Vec<QueueLock>> {
     let mut vmids = vec![one, other];
     vmids.sort_unstable();
     vmids.dedup();
-    vmids.into_iter().map(|vmid| recovery::lock(task, vmid)).collect()
+    vmids.into_iter().map(|vmid| recovery::NOTES.lock(task, vmid)).collect()
 }
 
 fn refuse_other_node(call: &Call) -> Result<()> {
@@ -60,7 +60,7 @@ fn clone_container(call: &Call) -> Result<Reply> {
     let is_template = config.current.flag("template");
     call.task("vzclone", wanted.source, |task| {
         let _locks = if is_template {
-            vec![recovery::lock(task, wanted.target)?]
+            vec![recovery::NOTES.lock(task, wanted.target)?]
         } else {
             both(task, wanted.source, wanted.target)?
         };
@@ -72,7 +72,7 @@ fn make_template(call: &Call) -> Result<Reply> {
     let vmid = vmid(call)?;
     relocate::check_template(call.ctx, vmid, &guest::load(call.ctx, GuestKind::Lxc, vmid)?)?;
     call.task("vztemplate", vmid, |task| {
-        let _lock = recovery::lock(task, vmid)?;
+        let _lock = recovery::NOTES.lock(task, vmid)?;
         relocate::make_template(task, vmid)
     })
 }
@@ -92,7 +92,7 @@ fn move_volume(call: &Call) -> Result<Reply> {
             let wanted = Move { key, storage, delete: call.flag("delete"), digest: call.opt("digest")?, limit };
             relocate::check_move(ctx, vmid, &guest::load(ctx, GuestKind::Lxc, vmid)?, &wanted)?;
             call.task("move_volume", vmid, |task| {
-                let _lock = recovery::lock(task, vmid)?;
+                let _lock = recovery::NOTES.lock(task, vmid)?;
                 relocate::move_to_storage(task, vmid, &wanted)
             })
         }

@@ -164,7 +164,7 @@ fn create_container(call: &Call) -> Result<Reply> {
     let start = call.flag("start");
     let runtime = runtime(call);
     call.task(if restore { "vzrestore" } else { "vzcreate" }, vmid, |task| {
-        let _lock = recovery::lock(task, vmid)?;
+        let _lock = recovery::NOTES.lock(task, vmid)?;
         create::create(task, &new)?;
         if start { start::start(task, &runtime, vmid, Start::default()) } else { Ok(()) }
     })
@@ -218,7 +218,7 @@ fn destroy_container(call: &Call) -> Result<Reply> {
     destroy::check(call.ctx, vmid, &guest::load(call.ctx, GuestKind::Lxc, vmid)?, options.force)?;
     let runtime = runtime(call);
     call.task("vzdestroy", vmid, |task| {
-        let _lock = recovery::lock(task, vmid)?;
+        let _lock = recovery::NOTES.lock(task, vmid)?;
         destroy::destroy(task, &runtime, vmid, options)
     })
 }
@@ -293,7 +293,7 @@ fn resize_volume(call: &Call) -> Result<Reply> {
     permission::check_options(ctx, target, &BTreeMap::new(), std::slice::from_ref(&disk))?;
     resize::check(ctx, vmid, &config, &disk, &size)?;
     call.task("resize", vmid, |task| {
-        let _lock = recovery::lock(task, vmid)?;
+        let _lock = recovery::NOTES.lock(task, vmid)?;
         let config = guest::load(ctx, GuestKind::Lxc, vmid)?;
         resize::grow(task, vmid, resize::check(ctx, vmid, &config, &disk, &size)?)
     })
@@ -321,7 +321,7 @@ fn start_container(call: &Call) -> Result<Reply> {
     }
     let runtime = runtime(call);
     call.task("vzstart", vmid, |task| {
-        let _lock = recovery::lock(task, vmid)?;
+        let _lock = recovery::NOTES.lock(task, vmid)?;
         start::start(task, &runtime, vmid, options)
     })
 }
@@ -361,7 +361,7 @@ fn stop_task(
         if let Some(overruled) = overruled {
             crate::task::overrule(task, overruled, vmid)?;
         }
-        let _lock = recovery::lock(task, vmid)?;
+        let _lock = recovery::NOTES.lock(task, vmid)?;
         let config = guest::load(ctx, GuestKind::Lxc, vmid)?;
         if !skip_lock && config.current.get("lock") != Some("mounted") {
             guest::check_lock(&config)?;
@@ -380,7 +380,7 @@ fn reboot_container(call: &Call) -> Result<Reply> {
     let patience = Duration::from_secs(call.opt("timeout")?.unwrap_or(60));
     let runtime = runtime(call);
     call.task("vzreboot", vmid, |task| {
-        let _lock = recovery::lock(task, vmid)?;
+        let _lock = recovery::NOTES.lock(task, vmid)?;
         if monitor::init(ctx, vmid).is_none() {
             return Ok(());
         }
@@ -398,7 +398,7 @@ fn suspend_container(call: &Call) -> Result<Reply> {
     }
     let runtime = runtime(call);
     call.task("vzsuspend", vmid, |task| {
-        let _lock = recovery::lock(task, vmid)?;
+        let _lock = recovery::NOTES.lock(task, vmid)?;
         freeze::suspend(ctx, &runtime, vmid)
     })
 }
@@ -411,7 +411,7 @@ fn resume_container(call: &Call) -> Result<Reply> {
     }
     let runtime = runtime(call);
     call.task("vzresume", vmid, |task| {
-        let _lock = recovery::lock(task, vmid)?;
+        let _lock = recovery::NOTES.lock(task, vmid)?;
         freeze::resume(ctx, &runtime, vmid)
     })
 }

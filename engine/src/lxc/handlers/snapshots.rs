@@ -63,7 +63,7 @@ fn take(call: &Call) -> Result<Reply> {
     guest::load(call.ctx, GuestKind::Lxc, vmid)?;
     let runtime = runtime(call);
     call.task("vzsnapshot", vmid, |task| {
-        let _lock = recovery::lock(task, vmid)?;
+        let _lock = recovery::NOTES.lock(task, vmid)?;
         snapshot::take(task, &runtime, vmid, &name, description.as_deref())
     })
 }
@@ -72,7 +72,7 @@ fn drop_snapshot(call: &Call) -> Result<Reply> {
     let (vmid, name, force) = (vmid(call)?, name(call)?, call.flag("force"));
     guest::load(call.ctx, GuestKind::Lxc, vmid)?;
     call.task("vzdelsnapshot", vmid, |task| {
-        let _lock = recovery::lock(task, vmid)?;
+        let _lock = recovery::NOTES.lock(task, vmid)?;
         snapshot::drop(task, vmid, &name, force)
     })
 }
@@ -82,7 +82,7 @@ fn rollback(call: &Call) -> Result<Reply> {
     guest::load(call.ctx, GuestKind::Lxc, vmid)?;
     let runtime = runtime(call);
     call.task("vzrollback", vmid, |task| {
-        let _lock = recovery::lock(task, vmid)?;
+        let _lock = recovery::NOTES.lock(task, vmid)?;
         snapshot::rollback(task, &runtime, vmid, &name)?;
         if start { start::start(task, &runtime, vmid, Start::default()) } else { Ok(()) }
     })

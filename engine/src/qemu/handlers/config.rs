@@ -145,7 +145,7 @@ pub fn update_task(call: &Call) -> Result<Reply> {
     let vmid: Vmid = call.param("vmid")?;
     let update = Update::read(call, vmid)?;
     let upid = call.task_with("qmconfig", vmid, None, |task| {
-        let _lock = recovery::lock(task, vmid)?;
+        let _lock = recovery::NOTES.lock(task, vmid)?;
         update::apply(task.ctx, vmid, &update, &mut |line| task.log(line))
     })?;
     let delay: u64 = call.opt("background_delay")?.unwrap_or(0);
@@ -187,7 +187,7 @@ pub fn resize(call: &Call) -> Result<Reply> {
     };
     guest::load(call.ctx, GuestKind::Qemu, vmid)?;
     call.task("resize", vmid, |task| {
-        let _lock = recovery::lock(task, vmid)?;
+        let _lock = recovery::NOTES.lock(task, vmid)?;
         disk_size::resize(task, vmid, &wish)
     })
 }

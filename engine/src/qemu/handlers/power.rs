@@ -141,7 +141,7 @@ fn monitor_task(call: &Call, kind: &str, command: &'static str) -> Result<Reply>
     let skip_lock = root_flag(call, "skiplock")?;
     check_running(call, vmid)?;
     call.task(kind, vmid, |task| {
-        let _lock = recovery::lock(task, vmid)?;
+        let _lock = recovery::NOTES.lock(task, vmid)?;
         let config = guest::load(task.ctx, GuestKind::Qemu, vmid)?;
         // A backup does not mind a pause.
         if !skip_lock && config.current.get("lock") != Some("backup") {
@@ -162,7 +162,7 @@ pub fn resume(call: &Call) -> Result<Reply> {
     }
     check_running(call, vmid)?;
     call.task("qmresume", vmid, |task| {
-        let _lock = recovery::lock(task, vmid)?;
+        let _lock = recovery::NOTES.lock(task, vmid)?;
         let config = guest::load(task.ctx, GuestKind::Qemu, vmid)?;
         if config.current.flag("template") {
             return Err(Error::new(format!("VM {vmid} is a template and cannot be resumed!")));

@@ -16,7 +16,7 @@ pub use removal::{delete, finish as finish_removal};
 use super::config::{Drive, Vm};
 use super::launch::{self, Start};
 use super::qmp::{self, Monitor};
-use super::recovery::{self, Facts, Work};
+use super::recovery::{self, Facts};
 use super::stop::{self, Stop};
 use super::{agent, state, status};
 use crate::config::guest::{GuestConfig, GuestKind, Part};
@@ -38,7 +38,7 @@ pub struct Create {
 /// Makes a snapshot.
 pub fn create(task: &Task, vmid: Vmid, wish: &Create) -> Result<()> {
     let ctx = task.ctx;
-    let _lock = recovery::lock(task, vmid)?;
+    let _lock = recovery::NOTES.lock(task, vmid)?;
     let config = guest::load(ctx, GuestKind::Qemu, vmid)?;
     let running = status::is_running(ctx, vmid);
     check(ctx, vmid, &config, running)?;
@@ -49,7 +49,7 @@ pub fn create(task: &Task, vmid: Vmid, wish: &Create) -> Result<()> {
     let place = if wish.with_state && running { Some(state::place(ctx, vmid, &config)?) } else { None };
     let facts =
         Facts { storages: place.as_deref().into_iter().collect(), snapshot: Some(&wish.name), ..Facts::default() };
-    let _work = Work::begin(ctx, vmid, &facts)?;
+    let _work = recovery::begin(ctx, vmid, &facts)?;
     let memory = match wish.with_state && running {
         true => Some(state::allocate(ctx, vmid, &config, &wish.name, None, &mut extra)?),
         false => None,
@@ -231,7 +231,7 @@ fn delete_from_disk(ctx: &Context, vmid: Vmid, drive: &Drive, name: &str) -> Res
 /// Goes back to a snapshot.
 pub fn roll_back(task: &Task, vmid: Vmid, name: &str, start: bool) -> Result<()> {
     let ctx = task.ctx;
-    let _lock = recovery::lock(task, vmid)?;
+    let _lock = recovery::NOTES.lock(task, vmid)?;
     let config = guest::load(ctx, GuestKind::Qemu, vmid)?;
     if Vm::new(vmid, &config.current).is_template() {
         crate::bail!("you can't rollback if vm is a template");
@@ -250,7 +250,7 @@ pub fn roll_back(task: &Task, vmid: Vmid, name: &str, start: bool) -> Result<()>
         let how = Stop { timeout: Some(5), force: true, ..Stop::default() };
         stop::stop_locked(task, vmid, &how)?;
     }
-    let work = Work::begin(ctx, vmid, &Facts { rollback: Some(name), ..Facts::default() })?;
+    let work = recovery::begin(ctx, vmid, &Facts { rollback: Some(name), ..Facts::default() })?;
     set_lock(ctx, vmid, Some("rollback"))?;
     if let Err(error) = finish_roll_back(ctx, vmid, name) {
         let unlocked = set_lock(ctx, vmid, None);

@@ -3,7 +3,7 @@
 use super::{delete_from_disk, plan};
 use crate::config::guest::{GuestConfig, GuestKind, Part};
 use crate::qemu::config::{Drive, Vm};
-use crate::qemu::recovery::{self, Facts, Work};
+use crate::qemu::recovery::{self, Facts};
 use crate::qemu::{edit, status};
 use crate::{Context, Error, Result, Task, Vmid, guest, storage};
 
@@ -13,8 +13,8 @@ const MARK: &str = "snapshot-delete";
 /// Removes a snapshot. With `force` it leaves the configuration even if a disk refuses.
 pub fn delete(task: &Task, vmid: Vmid, name: &str, force: bool) -> Result<()> {
     let ctx = task.ctx;
-    let _lock = recovery::lock(task, vmid)?;
-    let _work = Work::begin(ctx, vmid, &Facts { removal: Some(name), ..Facts::default() })?;
+    let _lock = recovery::NOTES.lock(task, vmid)?;
+    let _work = recovery::begin(ctx, vmid, &Facts { removal: Some(name), ..Facts::default() })?;
     let snapshot = guest::update(ctx, GuestKind::Qemu, vmid, |config| {
         if Vm::new(vmid, &config.current).is_template() {
             crate::bail!("you can't delete a snapshot if vm is a template");
