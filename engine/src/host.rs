@@ -181,9 +181,12 @@ impl Host {
 
     /// Whether the installed QEMU has SPICE; distributions keep it in a module of its own.
     pub fn has_spice(&self) -> bool {
-        let module =
-            || Path::new(&format!("/usr/lib/{}-linux-gnu/qemu/ui-spice-core.so", std::env::consts::ARCH)).exists();
-        self.replaced_flag("spice").unwrap_or_else(module)
+        self.replaced_flag("spice").unwrap_or_else(|| has_qemu_module("ui-spice-core"))
+    }
+
+    /// Whether the installed QEMU can draw for a guest by the host's graphics; that is a module, too.
+    pub fn has_3d(&self) -> bool {
+        self.replaced_flag("qemu_3d").unwrap_or_else(|| has_qemu_module("hw-display-virtio-gpu-gl"))
     }
 
     /// The name of the host as iSCSI initiator.
@@ -242,6 +245,10 @@ impl Host {
     fn processor(&self) -> &Processor {
         self.processor.get_or_init(|| Processor::parse(&fs::read_to_string("/proc/cpuinfo").unwrap_or_default()))
     }
+}
+
+fn has_qemu_module(name: &str) -> bool {
+    Path::new(&format!("/usr/lib/{}-linux-gnu/qemu/{name}.so", std::env::consts::ARCH)).exists()
 }
 
 impl Processor {

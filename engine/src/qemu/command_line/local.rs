@@ -4,7 +4,7 @@
 //!
 //! | PVE | here | why |
 //! | --- | --- | --- |
-//! | `/usr/bin/kvm` | `qemu-system-x86_64` | the distribution's program |
+//! | `/usr/bin/kvm` | `qemu-system-x86_64` and `accel=kvm` | the distribution's program, which emulates unless it is told |
 //! | `-id N` | left out | only Proxmox's build knows it |
 //! | `type=pc+pve1` | `type=pc` | likewise; the revision has already decided which options are there |
 //! | `-no-shutdown` | left out | a guest that powers itself off ends its QEMU; nobody has to be there to end it |
@@ -103,6 +103,12 @@ pub fn localise(plan: &Plan, host: &Host, qemu: &QemuVersion, places: &Places) -
                      see whether there is a package 'qemu-system-modules-spice'",
                 ));
             }
+            ("-device", value) if value.starts_with("virtio-vga-gl") && !qemu.proxmox && !host.has_3d() => {
+                return Err(Error::new(
+                    "option 'vga: virtio-gl' needs a module of QEMU that is not installed; \
+                     see whether it is in the package 'qemu-system-gui'",
+                ));
+            }
             ("-spice" | "-chardev" | "-device", value)
                 if !has_spice && is_part_of_spice(&word, value, has_spice_agent) =>
             {
@@ -135,9 +141,10 @@ pub fn localise(plan: &Plan, host: &Host, qemu: &QemuVersion, places: &Places) -
                 words.next();
                 command.extend([word, without_missing_splash(value)]);
             }
-            ("-machine", value) if !qemu.proxmox => {
+            ("-machine", value) => {
                 words.next();
-                command.extend([word, without_revision(value)]);
+                let machine = if qemu.proxmox { value.to_owned() } else { without_revision(value) };
+                command.extend([word, with_accelerator(machine, &plan.command)]);
             }
             ("-drive" | "-blockdev", value) if !host.has_io_uring() => {
                 words.next();
@@ -176,6 +183,14 @@ fn without_revision(value: &str) -> String {
         _ => part.to_owned(),
     };
     value.split(',').map(part).collect::<Vec<_>>().join(",")
+}
+
+/// Only a program whose name ends with `kvm` uses KVM unasked. What the administrator's own arguments say goes first.
+fn with_accelerator(machine: String, command: &[String]) -> String {
+    let is_chosen = machine.split(',').any(|part| part.starts_with("accel="));
+    let has_own =
+        command.iter().any(|word| matches!(word.as_str(), "-accel" | "-enable-kvm" | "--accel" | "--enable-kvm"));
+    if is_chosen || has_own { machine } else { format!("{machine},accel=kvm") }
 }
 
 /// Takes scripts and name out of a tap's option and notes which tap has to be made.
@@ -230,6 +245,13 @@ mod tests {
         let command =
             local(&["/usr/bin/kvm", "-id", "100", "-no-shutdown", "-machine", "accel=tcg,type=pc+pve0"]).command;
         assert_eq!(command, ["/usr/bin/qemu-system-x86_64", "-machine", "accel=tcg,type=pc"]);
+    }
+
+    #[test]
+    fn kvm_is_asked_for() {
+        let machine = |words: &[&str]| local(&[&["-machine", "type=pc+pve0"], words].concat()).command[1].clone();
+        assert_eq!(machine(&[]), "type=pc,accel=kvm");
+        assert_eq!(machine(&["-accel", "tcg,thread=single"]), "type=pc");
     }
 
     #[test]

@@ -24,11 +24,20 @@ pub(super) fn check(command: &[String], qemu: &QemuVersion) -> Result<()> {
                 )));
             }
         }
+        if option == "-object" && is_fraction(value) {
+            return Err(Error::new("the memory cannot be divided by the number of NUMA nodes, QEMU wants whole MiB"));
+        }
         if option == "-loadstate" && !qemu.proxmox && !std::path::Path::new(value).is_file() {
             return Err(Error::new("only Proxmox's QEMU can go on from a state on a device"));
         }
     }
     Ok(())
+}
+
+/// Whether the size of a memory object is no whole number; PVE prints such a line, and its QEMU refuses it.
+fn is_fraction(object: &str) -> bool {
+    let size = object.split(',').find_map(|part| part.strip_prefix("size="));
+    object.starts_with("memory-backend-") && size.is_some_and(|size| size.contains('.'))
 }
 
 #[cfg(test)]
@@ -47,5 +56,7 @@ mod tests {
         let text = refused(["-object", "sev-snp-guest,id=sev0"]).unwrap();
         assert!(text.starts_with("option 'amd-sev: snp' needs QEMU 9.1, but '7.2.22'"), "{text}");
         assert_eq!(refused(["-device", "virtio-iommu-pci"]), None);
+        assert!(refused(["-object", "memory-backend-ram,id=a,size=341.333333333333M"]).unwrap().contains("whole MiB"));
+        assert_eq!(refused(["-object", "memory-backend-ram,id=a,size=341M"]), None);
     }
 }

@@ -30,6 +30,8 @@ mod virtiofs;
 mod volumes;
 
 #[cfg(test)]
+mod accepted;
+#[cfg(test)]
 mod tests;
 
 pub use builder::pin_for_windows;

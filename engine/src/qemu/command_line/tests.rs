@@ -91,7 +91,8 @@ impl Volumes for Assumed {
     }
 }
 
-fn facts(text: &str) -> Map<String, Value> {
+/// The facts of a case's host.
+pub(super) fn facts(text: &str) -> Map<String, Value> {
     let mut facts = json!({
         "nodename": "pve1", "qemu_version": "10.1.2", "host_arch": "x86_64", "cpu_vendor": "GenuineIntel", "cpu_count": 16,
         "phys_address_bits": 46, "vhost_net": true, "iscsi_initiator": "iqn.1993-08.org.debian:01:aabbccdd",
@@ -121,18 +122,13 @@ fn facts(text: &str) -> Map<String, Value> {
     facts
 }
 
-/// What is printed for a case: the command line, warnings, or the refusal.
-fn printed(text: &str) -> String {
-    let host = Host::with_overrides(facts(text));
+/// What is planned for a case on a host with these facts, and what is wrong with its configuration.
+pub(super) fn planned(text: &str, facts: &Map<String, Value>, paths: Paths) -> (Result<Plan>, Vec<String>) {
+    let host = Host::with_overrides(facts.clone());
     let config = GuestConfig::parse(GuestKind::Qemu, text);
     let vm = Vm::new("8006".parse().unwrap(), &config.current);
     let (readable, warnings) = crate::qemu::config::readable(&vm);
     let vm = Vm::new(vm.vmid, &readable);
-    let paths = Paths {
-        run: "/var/run/qemu-server".into(),
-        short_run: "/run/qemu-server".into(),
-        events: "/var/run/qmeventd.sock".into(),
-    };
     let options = Options { paths, machine: None, cpu: None, mtus: BTreeMap::new(), spice_port: None };
     let model = [("flags", "+aes;-avx"), ("hidden", "1"), ("reported-model", "Skylake-Server"), ("phys-bits", "host")];
     let around = Surroundings {
@@ -144,19 +140,29 @@ fn printed(text: &str) -> String {
         )]),
         ..Surroundings::default()
     };
-    let volumes = Assumed { host: Host::with_overrides(facts(text)) };
-    match plan(vm, &host, &volumes, &around, &options) {
-        Ok(plan) => {
+    let volumes = Assumed { host: Host::with_overrides(facts.clone()) };
+    (plan(vm, &host, &volumes, &around, &options), warnings)
+}
+
+/// What is printed for a case: the command line, warnings, or the refusal.
+fn printed(text: &str) -> String {
+    let paths = Paths {
+        run: "/var/run/qemu-server".into(),
+        short_run: "/run/qemu-server".into(),
+        events: "/var/run/qmeventd.sock".into(),
+    };
+    match planned(text, &facts(text), paths) {
+        (Ok(plan), warnings) => {
             let notes: String = warnings.iter().chain(&plan.notes).map(|note| format!("note: {note}\n")).collect();
             let warnings: String = plan.warnings.iter().map(|warning| format!("warning: {warning}\n")).collect();
             format!("{notes}{warnings}{}\n", to_pretty_text(&plan.command))
         }
-        Err(error) => format!("error: {error}\n"),
+        (Err(error), _) => format!("error: {error}\n"),
     }
 }
 
-#[test]
-fn command_lines_are_the_golden_ones() {
+/// The configurations of all cases, in order of their names.
+pub(super) fn cases() -> Vec<PathBuf> {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/qemu/command_line/cases");
     let mut cases: Vec<PathBuf> = std::fs::read_dir(&directory)
         .unwrap()
@@ -165,8 +171,13 @@ fn command_lines_are_the_golden_ones() {
         .collect();
     cases.sort();
     assert!(cases.len() > 5, "the cases are where they are looked for");
+    cases
+}
+
+#[test]
+fn command_lines_are_the_golden_ones() {
     let mut wrong = Vec::new();
-    for case in cases {
+    for case in cases() {
         let found = printed(&std::fs::read_to_string(&case).unwrap());
         let golden = case.with_extension("cmd");
         if std::env::var_os("UPDATE_GOLDEN").is_some() {
