@@ -1,102 +1,52 @@
-//! The process that stays beside a VM: it sees how QEMU ends, keeps its last words, and cleans up after it.
+//! The process that stays beside a VM: it hears how QEMU ends, keeps its last words, and cleans up after it.
 //!
 //! ```text
-//! start ──> pvedaemon keep VMID -- QEMU…      starts QEMU, passes on what it prints, says "started"
-//!                    │ exec
-//!           pvedaemon keep VMID PID           waits for the end: status and last words
-//!                    └─ lock of the guest ──> leftovers, volumes, hook script; a crash becomes a task with its reason
+//! pvedaemon keep VMID PID        waits for the end: status and last words
+//!          └─ lock of the guest ──> leftovers, volumes, hook script; a crash becomes a task with its reason
 //! ```
 //! QEMU daemonises, so only a subreaper hears how it ends. Whoever ends a VM on purpose cleans up itself, under the lock;
 //! the keeper then finds that the file with its name is gone, or another's, and goes. It needs no daemon, and nobody needs
-//! it: a VM whose keeper was killed is cleaned up by the next start or the next daemon.
+//! it: a VM whose keeper was killed is cleaned up by the next start or the next daemon. How it begins is [`super::spawn`].
 
-use super::{files, recovery, stop};
-use crate::{Context, Error, Mode, Result, Task, Vmid, error::ResultExt};
+use super::{files, recovery, scope, stop};
+use crate::{Context, Error, Mode, Result, Task, Vmid};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, WaitStatus, pidfd_open, waitpid};
+use rustix::process::{Pid, PidfdFlags, WaitOptions, WaitStatus, pidfd_open, waitpid};
 use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixDatagram;
-use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::process::{Command, ExitCode, ExitStatus, Stdio};
+use std::path::PathBuf;
+use std::process::ExitCode;
 
-/// What the keeper says when QEMU runs.
-pub const STARTED: &str = "started";
-/// Where QEMU writes what it has to say after its start: to the keeper.
-pub const LOG: &str = "/dev/stderr";
 /// The ending of the file that says whose end is still to be cleaned up after. (QEMU removes its pid file when it can.)
-const MARK: &str = "keeper";
+pub const MARK: &str = "keeper";
 /// How much of QEMU's last words is kept.
 const KEPT: usize = 4096;
 
-/// The words in front of QEMU's command.
-pub fn prefix(ctx: &Context, vmid: Vmid) -> Result<Vec<String>> {
-    let program = match &ctx.mode {
+/// The program that keeps VMs.
+pub fn program(ctx: &Context) -> Result<PathBuf> {
+    Ok(match &ctx.mode {
         Mode::Daemon { worker } => worker.clone(),
         // All programs are installed in one directory.
         Mode::Worker(_) | Mode::Foreground => std::env::current_exe()?.with_file_name("pvedaemon"),
-    };
-    Ok(vec![program.to_string_lossy().into_owned(), "keep".into(), vmid.to_string(), "--".into()])
-}
-
-/// The program: `VMID -- COMMAND…` or `VMID PID`.
-pub fn main(arguments: impl Iterator<Item = String>) -> ExitCode {
-    let words: Vec<String> = arguments.collect();
-    let outcome = match words.as_slice() {
-        [vmid, dashes, program, arguments @ ..] if dashes == "--" => begin(vmid, program, arguments),
-        [vmid, pid] => watch(vmid, pid).map(|()| ExitCode::SUCCESS),
-        _ => Err(Error::new("USAGE: pvedaemon keep VMID -- COMMAND")),
-    };
-    outcome.unwrap_or_else(|error| {
-        eprintln!("{error}");
-        ExitCode::FAILURE
     })
 }
 
-/// Starts QEMU as [`Command`] would, and becomes [`watch`] when it runs.
-fn begin(vmid: &str, program: &str, arguments: &[String]) -> Result<ExitCode> {
-    let ctx = Context::for_tool()?;
-    let number: Vmid = vmid.parse().map_err(Error::new)?;
-    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
-    let (words, end_of_qemu) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
-    let mut command = Command::new(program);
-    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(end_of_qemu);
-    // SAFETY: prctl is a system call and safe between fork and exec. Whoever gives up waiting kills this process, and
-    // QEMU's first process goes with it; the one that stays is a child of that and does not.
-    unsafe {
-        command.pre_exec(|| rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).map_err(Into::into))
+/// The program: `VMID PID`.
+pub fn main(arguments: impl Iterator<Item = String>) -> ExitCode {
+    let words: Vec<String> = arguments.collect();
+    let outcome = match words.as_slice() {
+        [vmid, pid] => watch(vmid, pid),
+        _ => Err(Error::new("USAGE: pvedaemon keep VMID PID")),
     };
-    let mut child = command.spawn().context(|| format!("unable to start '{program}'"))?;
-    drop(command);
-    let mut words = File::from(words);
-    let ended = pidfd_open(Pid::from_child(&child), PidfdFlags::empty())?;
-    listen(&mut words, ended.as_fd(), &mut |text| {
-        // Nobody may listen any more; the status tells as much.
-        let _ = std::io::stderr().write_all(text);
-    })?;
-    let status = child.wait()?;
-    if !status.success() {
-        return Ok(ExitCode::from(code(status)));
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
     }
-    let pid = named(&ctx, number, "pid").ok_or_else(|| Error::new("QEMU has written no pid file"))?;
-    let mine = files::path(&ctx, number, MARK);
-    fs::write(&mine, pid.to_string()).context(|| format!("unable to write '{}'", mine.display()))?;
-    println!("{STARTED}");
-    become_watcher(vmid, pid, &words)
-}
-
-/// Everything of the start is given back, the descriptors of taps above all: they are to go when QEMU does.
-fn become_watcher(vmid: &str, pid: u32, words: &File) -> Result<ExitCode> {
-    let program = std::env::current_exe()?;
-    let nothing = File::options().read(true).write(true).open("/dev/null")?;
-    rustix::stdio::dup2_stdin(words)?;
-    rustix::stdio::dup2_stdout(&nothing)?;
-    rustix::stdio::dup2_stderr(&nothing)?;
-    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
-    // SAFETY: only marks descriptors; they are closed by the exec below, after which nothing of this program is left.
-    unsafe { libc::syscall(libc::SYS_close_range, 3_u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
-    Err(Command::new(program).args(["keep", vmid, &pid.to_string()]).exec().into())
 }
 
 /// Waits for the end of QEMU, this process's child, whose last words come over standard input.
@@ -105,6 +55,7 @@ fn watch(vmid: &str, pid: &str) -> Result<()> {
     let vmid: Vmid = vmid.parse().map_err(Error::new)?;
     let number: i32 = pid.parse().map_err(|_| Error::new("no process number"))?;
     let pid = Pid::from_raw(number).ok_or_else(|| Error::new("no process number"))?;
+    scope::join(&ctx, vmid);
     let ended = pidfd_open(pid, PidfdFlags::empty())?;
     let mut last = Vec::new();
     let mut words = File::from(rustix::io::dup(std::io::stdin())?);
@@ -144,11 +95,6 @@ fn listen(words: &mut File, ended: BorrowedFd<'_>, take: &mut dyn FnMut(&[u8])) 
             return Ok(());
         }
     }
-}
-
-fn code(status: ExitStatus) -> u8 {
-    let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
-    u8::try_from(code).unwrap_or(u8::MAX)
 }
 
 /// Why QEMU ended, unless it ended as it should: told by the guest, by its monitor, or by SIGTERM.
@@ -207,6 +153,7 @@ fn tell(ctx: &Context, text: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::process::Command;
 
     #[expect(clippy::zombie_processes, reason = "waitpid hears how it ends")]
     fn ended(script: &str) -> (Option<String>, String) {

@@ -4,26 +4,23 @@
 //! checks ── pending changes ── volumes ── plan ── taps ── QEMU ── balloon, links
 //!                                                  └── undone when a later step fails
 //! ```
-//! QEMU becomes the child of a keeper, which is nobody's ([`keeper`]). Taps are handed over as descriptors: if this process
+//! QEMU becomes the child of a keeper, which is nobody's ([`spawn`]). Taps are handed over as descriptors: if this process
 //! dies half-way, either QEMU has them and runs, or they are gone.
 
 use super::command_line::{self, Options, Paths, Plan, StoredVolumes, local};
 use super::config::{self, Vm};
 use super::preparation::Preparation;
 use super::{
-    cloudinit, files, keeper, pending, qmp::Monitor, recovery, scope, spice, state::Incoming, status, stop,
+    cloudinit, files, pending, qmp::Monitor, recovery, scope, spawn, spice, state::Incoming, status, stop,
     surroundings, suspend,
 };
 use crate::config::guest::{GuestConfig, GuestKind};
 use crate::storage::{self, VolumeId};
-use crate::{Context, Error, Result, Task, Vmid, error::ResultExt, guest, network, task::abort};
+use crate::{Context, Error, Result, Task, Vmid, guest, network};
 use serde_json::json;
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Read};
 use std::os::fd::{AsRawFd, RawFd};
-use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How a VM is to be started.
 #[derive(Debug, Clone, Default)]
@@ -196,8 +193,8 @@ fn launch(
     let ctx = task.ctx;
     let places = local::Places::of(ctx, vm.vmid);
     let mut local = local::localise(plan, &ctx.host, ctx.host.qemu_version()?, &places)?;
-    local.command.extend(["-D", keeper::LOG].map(str::to_owned));
-    let command = [scope::prefix(ctx, vm)?, keeper::prefix(ctx, vm.vmid)?].concat();
+    local.command.extend(["-D", spawn::LOG].map(str::to_owned));
+    let command = scope::prefix(ctx, vm)?;
     let taps = make_taps(ctx, vm, &mut local)?;
     let mut descriptors: Vec<RawFd> = taps.iter().flat_map(|tap| &tap.queues).map(AsRawFd::as_raw_fd).collect();
     let incoming = state.map(|volume| Incoming::open(&storage::activate_volume(ctx, volume, None)?)).transpose()?;
@@ -207,7 +204,7 @@ fn launch(
     }
     preparation.processes()?;
     let words: Vec<&str> = command.iter().chain(&local.command).map(String::as_str).collect();
-    let outcome = spawn(&words, descriptors).and_then(|child| wait_until_started(task, vm.vmid, child, timeout));
+    let outcome = spawn::spawn(ctx, vm.vmid, &words, descriptors).and_then(|starting| starting.wait(task, timeout));
     drop(taps);
     // Loading takes as long as there is memory; PVE gives it at least five minutes.
     let loaded = |incoming: Incoming| {
@@ -238,74 +235,6 @@ fn make_taps(ctx: &Context, vm: &Vm, local: &mut local::Local) -> Result<Vec<net
         devices.push(device);
     }
     Ok(devices)
-}
-
-fn spawn(words: &[&str], descriptors: Vec<RawFd>) -> Result<Child> {
-    let (program, arguments) = words.split_first().expect("a plan begins with a program");
-    let mut command = Command::new(program);
-    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    // SAFETY: the closure runs between fork and exec and calls only setsid, umask and fcntl, which are safe there; the
-    // descriptors are open in the parent until after the spawn.
-    unsafe {
-        command.pre_exec(move || {
-            libc::umask(0o077);
-            rustix::process::setsid()?;
-            for descriptor in &descriptors {
-                if libc::fcntl(*descriptor, libc::F_SETFD, 0) < 0 {
-                    return Err(std::io::Error::last_os_error());
-                }
-            }
-            Ok(())
-        });
-    }
-    command.spawn().context(|| format!("unable to start '{program}'"))
-}
-
-/// The keeper says when QEMU is ready, and stays. What QEMU prints until then is the reason of a failure.
-fn wait_until_started(task: &Task, vmid: Vmid, mut child: Child, timeout: Duration) -> Result<()> {
-    let stderr = child.stderr.take().expect("it was asked for");
-    let (sender, lines) = std::sync::mpsc::channel();
-    let reader = std::thread::spawn(move || {
-        for line in BufReader::new(stderr).lines().map_while(std::io::Result::ok) {
-            if sender.send(line).is_err() {
-                break;
-            }
-        }
-    });
-    let until = Instant::now() + timeout;
-    let mut last = String::new();
-    loop {
-        match lines.recv_timeout(Duration::from_millis(50)) {
-            Ok(line) => {
-                task.log(line.trim_end());
-                last = line;
-            }
-            Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => break,
-            Err(std::sync::mpsc::RecvTimeoutError::Timeout) => {
-                let expired = Instant::now() >= until;
-                if expired || abort::check().is_err() {
-                    // It may have ended by itself just now; then there is nothing to kill.
-                    let _ = child.kill();
-                    let _ = child.wait();
-                    abort::check()?;
-                    crate::bail!("QEMU did not start within {} seconds", timeout.as_secs());
-                }
-            }
-        }
-    }
-    // The reader has seen the end of the pipe and cannot have panicked.
-    let _ = reader.join();
-    let mut said = String::new();
-    child.stdout.take().expect("it was asked for").read_to_string(&mut said)?;
-    if said.trim_end() == keeper::STARTED {
-        return Ok(());
-    }
-    let exit = child.wait().context(|| format!("waiting for QEMU of VM {vmid}"))?;
-    match exit.code() {
-        Some(code) if last.is_empty() => Err(Error::new(format!("QEMU exited with code {code}"))),
-        Some(code) => Err(Error::new(format!("QEMU exited with code {code}: {}", last.trim()))),
-        None => Err(Error::new(format!("QEMU was killed ({exit})"))),
-    }
 }
 
 /// What can only be set once QEMU runs.

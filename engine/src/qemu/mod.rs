@@ -46,6 +46,7 @@ mod reservations;
 mod resize;
 mod scope;
 pub mod snapshot;
+mod spawn;
 mod spice;
 mod state;
 mod state_disks;

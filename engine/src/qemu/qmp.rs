@@ -11,13 +11,19 @@ use std::io::{BufRead, BufReader, IoSlice, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// A connection to a VM's monitor.
 pub struct Monitor {
     stream: BufReader<UnixStream>,
     label: String,
+    /// How long the answer to the negotiation may take, while it is still to be heard.
+    negotiation: Option<Duration>,
 }
+
+/// The command with which a conversation begins.
+const NEGOTIATION: &str = "qmp_capabilities";
 
 /// How long a command may take. (PVE: qemu-server QMPClient.pm)
 fn default_timeout(command: &str) -> Duration {
@@ -34,32 +40,33 @@ impl Monitor {
     /// # Errors
     /// `VM N not running`.
     pub fn connect(ctx: &Context, vmid: Vmid) -> Result<Self> {
-        Self::open(ctx, vmid, "qmp")?.greeted(Duration::from_secs(30))
+        Self::open(ctx, vmid, &files::path(ctx, vmid, "qmp"), "qmp", Duration::from_secs(30))
     }
 
     /// Connects to the socket for events, which answers as well: for looks that must not be in the way of a task.
     pub fn connect_beside(ctx: &Context, vmid: Vmid, timeout: Duration) -> Result<Self> {
-        Self::open_at(ctx, vmid, &files::event_socket(ctx, vmid), "event")?.greeted(timeout)
+        Self::open(ctx, vmid, &files::event_socket(ctx, vmid), "event", timeout)
     }
 
-    fn greeted(mut self, timeout: Duration) -> Result<Self> {
-        let until = Instant::now() + timeout;
-        self.read_message("qmp_capabilities", until, |message| message.get("QMP").is_some())?;
-        self.execute_within("qmp_capabilities", json!({}), timeout.min(default_timeout("qmp_capabilities")))?;
-        Ok(self)
-    }
-
-    fn open(ctx: &Context, vmid: Vmid, ending: &str) -> Result<Self> {
-        Self::open_at(ctx, vmid, &files::path(ctx, vmid, ending), ending)
-    }
-
-    fn open_at(ctx: &Context, vmid: Vmid, path: &std::path::Path, what: &str) -> Result<Self> {
+    fn open(ctx: &Context, vmid: Vmid, path: &Path, what: &str, greeting: Duration) -> Result<Self> {
         if files::process(ctx, vmid).is_none() {
             crate::bail!("VM {vmid} not running");
         }
         let stream =
             UnixStream::connect(path).map_err(|_| Error::new(format!("VM {vmid}: unable to open monitor socket")))?;
-        Ok(Monitor { stream: BufReader::new(stream), label: format!("VM {vmid} {what}") })
+        let label = format!("VM {vmid} {what}");
+        let mut monitor = Monitor { stream: BufReader::new(stream), label, negotiation: None };
+        // A busy guest leaves QEMU's main loop little time, and each answer that is waited for costs a turn of it. So the
+        // first command follows without waiting for the answer to this one; but not before QEMU listens to us alone.
+        monitor.send(NEGOTIATION, &json!({}))?;
+        monitor.read_message(NEGOTIATION, Instant::now() + greeting, |message| message.get("QMP").is_some())?;
+        monitor.negotiation = Some(greeting.min(default_timeout(NEGOTIATION)));
+        Ok(monitor)
+    }
+
+    /// Hears the answer to the negotiation, if it is still to come.
+    fn negotiated(&mut self) -> Result<()> {
+        self.negotiation.take().map_or(Ok(()), |timeout| self.answer(NEGOTIATION, timeout).map(drop))
     }
 
     /// Runs a command within its usual time.
@@ -72,10 +79,15 @@ impl Monitor {
 
     /// Runs a command within a given time.
     pub fn execute_within(&mut self, command: &str, arguments: Value, timeout: Duration) -> Result<Value> {
+        self.send(command, &arguments)?;
+        self.negotiated()?;
+        self.answer(command, timeout)
+    }
+
+    fn send(&mut self, command: &str, arguments: &Value) -> Result<()> {
         let request = json!({"execute": command, "arguments": arguments});
         let sent = self.stream.get_mut().write_all(format!("{request}\n").as_bytes());
-        sent.map_err(|error| self.failure(command, Error::from(error).message()))?;
-        self.answer(command, timeout)
+        sent.map_err(|error| self.failure(command, Error::from(error).message()))
     }
 
     fn answer(&mut self, command: &str, timeout: Duration) -> Result<Value> {
@@ -89,6 +101,7 @@ impl Monitor {
 
     /// Hands QEMU an open descriptor, which later commands call `name`.
     pub fn send_descriptor(&mut self, name: &str, descriptor: BorrowedFd) -> Result<()> {
+        self.negotiated()?;
         let request = format!("{}\n", json!({"execute": "getfd", "arguments": {"fdname": name}}));
         let descriptors = [descriptor];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];

@@ -27,6 +27,19 @@ pub fn change(ctx: &Context, vmid: crate::Vmid, key: &str, value: Option<&str>) 
     command::run("systemctl", &["set-property", "--runtime", &format!("{vmid}.scope"), &property]).map(drop)
 }
 
+/// Moves this process, the VM's keeper, into the VM's scope: an end of the service that started it is not its end.
+pub fn join(ctx: &Context, vmid: crate::Vmid) {
+    if has_scopes(ctx) {
+        let unit = format!("{vmid}.scope");
+        let mut words = ["call", "org.freedesktop.systemd1", "/org/freedesktop/systemd1"].to_vec();
+        words.extend(["org.freedesktop.systemd1.Manager", "AttachProcessesToUnit", "ssau", &unit, "", "1"]);
+        let pid = std::process::id().to_string();
+        words.push(&pid);
+        // Outside it keeps as well, until the service ends.
+        let _ = command::run("busctl", &words);
+    }
+}
+
 /// Nodes below a directory, and machines without systemd, have no scopes.
 fn has_scopes(ctx: &Context) -> bool {
     ctx.root.prefix().as_os_str().is_empty() && Path::new("/run/systemd/system").is_dir()
