@@ -8,6 +8,7 @@ pub mod console;
 pub mod debian;
 pub mod guest;
 pub mod lab;
+mod lab_guests;
 pub mod loop_mount;
 mod node;
 pub mod process;

@@ -7,7 +7,6 @@
 
 #![allow(clippy::unwrap_used, reason = "a panic is a test's report")]
 
-use compat_tests::guest::busybox_template;
 use compat_tests::lab::{Machine, PASSWORD};
 use compat_tests::wait_for;
 use serde_json::Value;
@@ -74,9 +73,10 @@ impl Network {
             }
             1 if dice.coin() => self.bond = None,
             1 | 2 => {
-                let (name, ..) = VLANS[dice.below(3) as usize];
+                let at = dice.below(3) as usize;
+                let (name, ..) = VLANS[at];
                 if self.vlans.remove(name).is_none() || dice.coin() {
-                    self.vlans.insert(name.to_owned(), addresses("10.60", dice));
+                    self.vlans.insert(name.to_owned(), addresses(&format!("10.6{at}"), dice));
                 }
             }
             3 => {
@@ -304,6 +304,7 @@ fn random_edits_leave_guests_and_the_api_alone() {
     node.tool("pvenet apply");
     start_guests(&node);
     let client = node.client().login("root@pam", PASSWORD);
+    let begin = std::time::Instant::now();
     let (ends, answers) = (AtomicBool::new(false), AtomicU32::new(0));
     std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -337,6 +338,7 @@ fn random_edits_leave_guests_and_the_api_alone() {
             let log = || node.sh("cat /tmp/log");
             assert!(seen == wanted, "{round}: {}\n{}\n{}", differences(&wanted, &seen), network.text(), log());
             assert_eq!(again, "no change\n", "{round}: {}\n{}", network.text(), log());
+            println!("round {round} is done after {} s", begin.elapsed().as_secs());
         }
     });
     for guest in ["101", "103"] {
@@ -360,9 +362,7 @@ fn bad_edits_are_refused(node: &Machine, network: &Network) {
         (format!("{text}{twice}"), "address 10.99.0.1 is on 'd1' and on 'keep'"),
         (format!("{text}auto bond9\niface bond9 inet manual\n\tbond-slaves en77\n"), "unable to find slave 'en77'"),
     ] {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(&file, bad).unwrap();
-        node.put(file.path(), "/etc/network/interfaces.new");
+        node.put_text(&bad, "/etc/network/interfaces.new");
         let refused = node.run(&["pvenet", "apply"]);
         assert!(refused.code != 0 && refused.stderr.contains(reason), "{reason}: {}", refused.stderr);
         assert!(picture(node) == before, "{reason}");
@@ -377,9 +377,7 @@ fn an_edit_that_cuts_the_node_off_comes_back(node: &Machine, network: &Network) 
     let new = "iface mgmt inet manual\n\nauto bond7\niface bond7 inet static\n\taddress 10.0.2.15/24\n\tgateway 10.0.2.2\n\
                \tbond-slaves none\n\tbond-mode active-backup\n";
     assert!(text.contains(old));
-    let file = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(&file, text.replace(old, new)).unwrap();
-    node.put(file.path(), "/etc/network/interfaces.new");
+    node.put_text(&text.replace(old, new), "/etc/network/interfaces.new");
     // The one who applies loses his own connection.
     node.sh("(pvenet apply --confirm 10; ip -br addr) > /tmp/cut 2>&1 < /dev/null & sleep 0.2");
     wait_for("the way back", 120, || {
@@ -407,32 +405,15 @@ fn differences(wanted: &BTreeSet<String>, seen: &BTreeSet<String>) -> String {
 }
 
 fn propose(node: &Machine, network: &Network) {
-    let file = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(&file, network.text()).unwrap();
-    node.put(file.path(), "/etc/network/interfaces.new");
+    node.put_text(&network.text(), "/etc/network/interfaces.new");
 }
 
 /// Two guests on the plain bridge, one in VLAN 10 of the VLAN-aware one; they ask all the time.
 fn start_guests(node: &Machine) {
-    let files = tempfile::tempdir().unwrap();
-    let template = files.path().join("busybox.tar.gz");
-    busybox_template(&template);
-    node.sh("mkdir -p /var/lib/vz/template/cache");
-    node.put(&template, "/var/lib/vz/template/cache/busybox.tar.gz");
-    for (vmid, card, address) in [
-        (101, "bridge=keep", "10.99.0.11/24"),
-        (102, "bridge=keep", "10.99.0.12/24"),
-        (103, "bridge=keepv,tag=10", "10.98.0.13/24"),
-    ] {
-        node.tool(&format!(
-            "pct create {vmid} local:vztmpl/busybox.tar.gz --rootfs local:0.1 --ostype unmanaged --memory 64 --swap 0 \
-             --unprivileged 1 --net0 name=eth0,{card}"
-        ));
-        node.tool(&format!("pct start {vmid}"));
-        node.sh(&format!(
-            "ns=\"nsenter -n -t $(lxc-info -n {vmid} -p -H)\"; $ns ip addr add {address} dev eth0; $ns ip link set eth0 up"
-        ));
-    }
+    node.bring_template();
+    node.container(101, &["bridge=keep"], &["10.99.0.11/24"]);
+    node.container(102, &["bridge=keep"], &["10.99.0.12/24"]);
+    node.container(103, &["bridge=keepv,tag=10"], &["10.98.0.13/24"]);
     for (vmid, address) in [(101, "10.99.0.12"), (103, "10.98.0.1")] {
         node.sh(&format!(
             "ns=\"nsenter -n -t $(lxc-info -n {vmid} -p -H)\"; $ns ping -q -c1 -w30 {address}; \

@@ -4,7 +4,6 @@
 
 #![allow(clippy::unwrap_used, reason = "a panic is a test's report")]
 
-use compat_tests::guest::busybox_template;
 use compat_tests::lab::Machine;
 use compat_tests::wait_for;
 
@@ -36,16 +35,9 @@ impl World {
         Some(World { node })
     }
 
-    /// Applies a file; the same file again changes nothing. What the first said.
     #[track_caller]
     fn apply(&self, text: &str) -> String {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(&file, format!("{BASE}{text}")).unwrap();
-        self.node.put(file.path(), "/etc/network/interfaces.new");
-        let said = self.node.tool("pvenet apply");
-        assert_eq!(self.node.tool("pvenet apply"), "no change\n", "after {said}");
-        assert!(self.node.tool("pvenet status").contains("agree"));
-        said
+        self.node.apply_network(&format!("{BASE}{text}"))
     }
 
     fn address(&self, name: &str) -> String {
@@ -56,50 +48,11 @@ impl World {
         self.node.sh("pgrep -a dhcpcd || true")
     }
 
-    fn template(&self) {
-        let files = tempfile::tempdir().unwrap();
-        let template = files.path().join("busybox.tar.gz");
-        busybox_template(&template);
-        self.node.sh("mkdir -p /var/lib/vz/template/cache");
-        self.node.put(&template, "/var/lib/vz/template/cache/busybox.tar.gz");
-    }
-
-    #[track_caller]
-    fn container(&self, vmid: u32, card: &str, addresses: &[&str]) {
-        self.node.tool(&format!(
-            "pct create {vmid} local:vztmpl/busybox.tar.gz --rootfs local:0.1 --ostype unmanaged --memory 64 --swap 0 \
-             --unprivileged 1 --net0 name=eth0,{card}"
-        ));
-        self.node.tool(&format!("pct start {vmid}"));
-        self.inside(vmid, "ip link set eth0 up");
-        addresses.iter().for_each(|address| self.inside(vmid, &format!("ip addr add {address} dev eth0")));
-    }
-
     #[track_caller]
     fn set(&self, vmid: u32, from: &str, to: &str) {
         let card = self.node.sh(&format!("sed -n 's/^net0: //p' /etc/pve/lxc/{vmid}.conf"));
         assert!(card.contains(from), "{card}");
         self.node.tool(&format!("pct set {vmid} --net0 {}", card.replace(from, to)));
-    }
-
-    #[track_caller]
-    fn inside(&self, vmid: u32, line: &str) {
-        self.node.sh(&format!("nsenter -n -t $(lxc-info -n {vmid} -p -H) {line}"));
-    }
-
-    fn pings(&self, vmid: u32, address: &str) -> bool {
-        let line = format!("nsenter -n -t $(lxc-info -n {vmid} -p -H) ping -q -c1 -w2 {address}");
-        self.node.run(&["sh", "-c", &line]).code == 0
-    }
-
-    #[track_caller]
-    fn reaches(&self, vmid: u32, address: &str) {
-        wait_for(&format!("{address} to answer {vmid}"), 60, || self.pings(vmid, address).then_some(()));
-    }
-
-    #[track_caller]
-    fn never_reaches(&self, vmid: u32, address: &str) {
-        assert!(!self.pings(vmid, address), "{vmid} reaches {address}");
     }
 }
 
@@ -129,9 +82,7 @@ fn an_address_by_dhcp() {
     assert!(world.node.sh("cat /etc/resolv.conf").contains("192.0.2.53"));
     // A bridge, and the way back when nobody confirms.
     let bridge = "auto vibr0\niface vibr0 inet dhcp\n\tbridge-ports en01\n\tbridge-stp off\n\tbridge-fd 0\n";
-    let file = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(&file, format!("{BASE}{bridge}")).unwrap();
-    world.node.put(file.path(), "/etc/network/interfaces.new");
+    world.node.put_text(&format!("{BASE}{bridge}"), "/etc/network/interfaces.new");
     world.node.tool("pvenet apply --confirm 600");
     await_lease("vibr0");
     assert!(world.address("en01").is_empty());
@@ -139,19 +90,38 @@ fn an_address_by_dhcp() {
     assert_eq!((world.address("en01").as_str(), world.clients().as_str()), ("192.0.2.7/24", ""));
     world.apply(bridge);
     await_lease("vibr0");
-    // After a boot it has an address again, by our own unit.
+    // After a boot it has an address again, by our own unit; what nobody has confirmed before is gone.
     world.node.sh("systemctl disable networking; systemctl enable ferrovisor-network");
+    let unconfirmed = format!("{BASE}{bridge}\nauto lost\niface lost inet manual\n\tbridge-ports none\n");
+    world.node.put_text(&unconfirmed, "/etc/network/interfaces.new");
+    world.node.tool("pvenet apply --confirm 3600");
+    world.node.sh("ip link show lost");
     world.node.reboot();
     world.node.sh(FAR);
-    await_lease("vibr0");
+    assert_eq!(world.node.sh("cat /etc/network/interfaces"), format!("{BASE}{bridge}").trim_end());
     assert_eq!(world.node.sh("systemctl is-active ferrovisor-network"), "active");
+    world.node.sh("! ip link show lost 2>/dev/null");
+    await_lease("vibr0");
     assert!(world.node.tool("pvenet status").contains("agree"));
+    // Neither a card that has died nor a typing error keeps the rest from coming up.
+    let begin = |text: String| {
+        world.node.put_text(&text, "/etc/network/interfaces");
+        world.node.run(&["sh", "-c", "ip link del vibr0; ip addr flush dev mgmt; pvenet boot > /root/begin 2>&1"]).code
+    };
+    let dead = "auto vibr0\niface vibr0 inet manual\n\tbridge-ports en01 en77\n";
+    assert_eq!(begin(format!("{BASE}{dead}")), 0, "{}", world.node.sh("cat /root/begin"));
+    assert!(world.node.sh("cat /root/begin").contains("unable to find bridge port 'en77'"));
+    assert_eq!(world.node.sh("basename $(readlink /sys/class/net/en01/master)"), "vibr0");
+    assert_ne!(begin(format!("{BASE}{dead}\tbridge-stp\n")), 0);
+    assert!(world.node.sh("cat /root/begin").contains("interfaces:11: option 'bridge-stp' has no value"));
+    assert_eq!(world.node.sh("basename $(readlink /sys/class/net/en01/master)"), "vibr0");
+    assert_eq!(world.address("mgmt"), "10.0.2.15/24");
 }
 
 #[test]
 fn guests_on_bridges_of_every_kind() {
     let Some(world) = World::new("lab_network_guests::bridges", "net-guests") else { return };
-    world.template();
+    world.node.bring_template();
     open_vswitch(&world);
     vlans_of_a_plain_bridge(&world);
 }
@@ -163,9 +133,7 @@ fn open_vswitch(world: &World) {
                 auto in10\niface in10 inet static\n\taddress 10.10.0.2/24\n\tovs_type OVSIntPort\n\tovs_bridge vmbr1\n\
                 \tovs_options tag=10\n";
     let node = &world.node;
-    let text = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(&text, format!("{BASE}{file}")).unwrap();
-    node.put(text.path(), "/etc/network/interfaces.new");
+    node.put_text(&format!("{BASE}{file}"), "/etc/network/interfaces.new");
     let refused = node.run(&["pvenet", "apply"]);
     assert!(refused.code != 0 && refused.stderr.contains("does not run"), "{}", refused.stderr);
     node.sh("mv /usr/bin/ovs-vsctl /usr/bin/ovs-vsctl.away");
@@ -176,19 +144,19 @@ fn open_vswitch(world: &World) {
     for address in ["192.0.2.1", "10.10.0.1"] {
         assert_eq!(node.run(&["ping", "-q", "-c1", "-w20", address]).code, 0, "{address}");
     }
-    world.container(201, "bridge=vmbr1,tag=10", &["10.10.0.11/24", "10.20.0.11/24"]);
-    world.container(202, "bridge=vmbr1,trunks=10;20", &[]);
-    world.reaches(201, "10.10.0.1");
-    world.never_reaches(201, "10.20.0.1");
+    world.node.container(201, &["bridge=vmbr1,tag=10"], &["10.10.0.11/24", "10.20.0.11/24"]);
+    world.node.container(202, &["bridge=vmbr1,trunks=10;20"], &[]);
+    world.node.reaches(201, "10.10.0.1");
+    world.node.never_reaches(201, "10.20.0.1");
     for vlan in [10, 20] {
-        world.inside(202, &format!("ip link add link eth0 name eth0.{vlan} type vlan id {vlan}"));
-        world.inside(202, &format!("ip link set eth0.{vlan} up"));
-        world.inside(202, &format!("ip addr add 10.{vlan}.0.12/24 dev eth0.{vlan}"));
-        world.reaches(202, &format!("10.{vlan}.0.1"));
+        world.node.inside(202, &format!("ip link add link eth0 name eth0.{vlan} type vlan id {vlan}"));
+        world.node.inside(202, &format!("ip link set eth0.{vlan} up"));
+        world.node.inside(202, &format!("ip addr add 10.{vlan}.0.12/24 dev eth0.{vlan}"));
+        world.node.reaches(202, &format!("10.{vlan}.0.1"));
     }
     world.set(201, "tag=10", "tag=20");
-    world.reaches(201, "10.20.0.1");
-    world.never_reaches(201, "10.10.0.1");
+    world.node.reaches(201, "10.20.0.1");
+    world.node.never_reaches(201, "10.10.0.1");
     // A port instead of the bond, the internal port in another VLAN: guests stay.
     let other = file.replace("ovs_ports bond0 in10", "ovs_ports en02 in10").replace("tag=10", "tag=20").replace(
         "auto bond0\niface bond0 inet manual\n\tovs_bonds en01 en02\n\tovs_type OVSBond\n\tovs_bridge vmbr1\n\
@@ -197,7 +165,7 @@ fn open_vswitch(world: &World) {
     );
     world.apply(&other.replace("10.10.0.2/24", "10.20.0.2/24"));
     assert_eq!(node.run(&["ping", "-q", "-c1", "-w20", "10.20.0.1"]).code, 0);
-    world.reaches(201, "10.20.0.1");
+    world.node.reaches(201, "10.20.0.1");
     // Ports go with their guests.
     node.tool("pct stop 201");
     node.tool("pct stop 202");
@@ -221,20 +189,20 @@ fn vlans_of_a_plain_bridge(world: &World) {
     let plain = "auto vmbr0\niface vmbr0 inet manual\n\tbridge-ports en01\n\tbridge-stp off\n\tbridge-fd 0\n\tmtu 1400\n\
                  \tbridge-mcsnoop no\n";
     world.apply(plain);
-    world.container(211, "bridge=vmbr0,tag=10,rate=1", &["10.10.0.11/24"]);
-    world.container(212, "bridge=vmbr0,tag=10", &["10.10.0.12/24"]);
-    world.container(213, "bridge=vmbr0,tag=20", &["10.20.0.13/24", "10.10.0.13/24"]);
-    world.container(214, "bridge=vmbr0", &["192.0.2.14/24"]);
+    world.node.container(211, &["bridge=vmbr0,tag=10,rate=1"], &["10.10.0.11/24"]);
+    world.node.container(212, &["bridge=vmbr0,tag=10"], &["10.10.0.12/24"]);
+    world.node.container(213, &["bridge=vmbr0,tag=20"], &["10.20.0.13/24", "10.10.0.13/24"]);
+    world.node.container(214, &["bridge=vmbr0"], &["192.0.2.14/24"]);
     // The names that PVE gives.
     let port = |name: &str| node.sh(&format!("basename $(readlink /sys/class/net/{name}/master)"));
     assert_eq!([port("en01.10"), port("veth211i0"), port("veth213i0")], ["vmbr0v10", "vmbr0v10", "vmbr0v20"]);
     assert_eq!(port("veth214i0"), "vmbr0");
-    world.reaches(211, "10.10.0.1");
-    world.reaches(211, "10.10.0.12");
-    world.reaches(213, "10.20.0.1");
-    world.reaches(214, "192.0.2.1");
-    world.never_reaches(213, "10.10.0.1");
-    world.never_reaches(211, "10.10.0.13");
+    world.node.reaches(211, "10.10.0.1");
+    world.node.reaches(211, "10.10.0.12");
+    world.node.reaches(213, "10.20.0.1");
+    world.node.reaches(214, "192.0.2.1");
+    world.node.never_reaches(213, "10.10.0.1");
+    world.node.never_reaches(211, "10.10.0.13");
     // What the bridge says goes over to the bridge of its VLAN.
     for bridge in ["vmbr0", "vmbr0v10"] {
         assert_eq!(node.sh(&format!("cat /sys/class/net/{bridge}/bridge/multicast_snooping")), "0");
@@ -244,7 +212,7 @@ fn vlans_of_a_plain_bridge(world: &World) {
     }
     // The administrator's file does not know these bridges and leaves them alone, also when it changes.
     world.apply(&plain.replace("bridge-mcsnoop no", "bridge-mcsnoop yes"));
-    world.reaches(211, "10.10.0.1");
+    world.node.reaches(211, "10.10.0.1");
     // One MiB a second; without a limit it is many times that.
     let seconds = |vmid: u32| -> f64 {
         world
@@ -261,12 +229,12 @@ fn vlans_of_a_plain_bridge(world: &World) {
     assert!((1.5..12.0).contains(&limited), "{limited} seconds for four megabytes");
     // The cable of a running guest.
     world.set(212, "bridge=vmbr0", "bridge=vmbr0,link_down=1");
-    world.never_reaches(212, "10.10.0.1");
+    world.node.never_reaches(212, "10.10.0.1");
     world.set(212, ",link_down=1", "");
-    world.reaches(212, "10.10.0.1");
+    world.node.reaches(212, "10.10.0.1");
     // The last guest of a VLAN takes its bridge away, also one that was killed.
     world.set(213, "tag=20", "tag=10");
-    world.never_reaches(213, "10.20.0.1");
+    world.node.never_reaches(213, "10.20.0.1");
     assert!(!node.sh("ls /sys/class/net").contains("vmbr0v20"));
     // No port learns addresses; guests are known by their configuration.
     world.apply(&plain.replace("bridge-mcsnoop no", "bridge-disable-mac-learning 1"));
@@ -276,9 +244,9 @@ fn vlans_of_a_plain_bridge(world: &World) {
         node.sh("cat /sys/class/net/veth214i0/brport/learning /sys/class/net/veth214i0/brport/unicast_flood"),
         "0\n0"
     );
-    world.inside(214, "ip link set eth0 up");
-    world.inside(214, "ip addr add 192.0.2.14/24 dev eth0");
-    world.reaches(214, "192.0.2.1");
+    world.node.inside(214, "ip link set eth0 up");
+    world.node.inside(214, "ip addr add 192.0.2.14/24 dev eth0");
+    world.node.reaches(214, "192.0.2.1");
     for vmid in [211, 212, 213, 214] {
         node.tool(&format!("pct stop {vmid}"));
     }

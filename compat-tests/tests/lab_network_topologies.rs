@@ -1,9 +1,8 @@
-//! The three topologies of docs/network.md with real packets: the node has the page's own `interfaces` file, a second machine
-//! is the switch and the world outside, and cables are pulled.
+//! The three topologies of docs/network.md with real packets: the node has the page's own `interfaces` file, and
+//! cables are pulled. Switch and world outside are the cables' far ends, cards of the same machine in a namespace.
 
 #![allow(clippy::unwrap_used, reason = "a panic is a test's report")]
 
-use compat_tests::guest::busybox_template;
 use compat_tests::lab::{Cable, Machine};
 use compat_tests::wait_for;
 
@@ -16,13 +15,13 @@ const PINGS: u32 = 150;
 /// The other end of both cables: a bridge for modes that need nothing of it, else a bond. It stands on VLANs 10 and 20.
 const SWITCH: &str = r"
 ip link del far 2>/dev/null || true
-for card in en01 en02; do ip link set $card nomaster; ip link set $card down; done
+for card in en03 en04; do ip link set $card nomaster; ip link set $card down; done
 case $1 in
 802.3ad) ip link add far type bond mode 802.3ad miimon 50 lacp_rate fast xmit_hash_policy layer3+4 ;;
 balance-xor) ip link add far type bond mode balance-xor miimon 50 xmit_hash_policy layer3+4 ;;
 *) ip link add far type bridge ;;
 esac
-for card in en01 en02; do ip link set $card master far; ip link set $card up; done
+for card in en03 en04; do ip link set $card master far; ip link set $card up; done
 ip link set far up
 for vlan in 10 20; do
   ip link add far.$vlan link far type vlan id $vlan
@@ -41,66 +40,30 @@ for _ in range(20):
 
 struct World {
     node: Machine,
-    far: Machine,
     cables: [Cable; 2],
 }
 
 impl World {
-    /// A node and its far end, joined by two cables.
-    fn new(test: &str, node: &str, far: &str) -> Option<Self> {
+    /// A node, two cables, and cards at their other ends that only [`World::far`] knows.
+    fn new(test: &str, node: &str) -> Option<Self> {
         let node = Machine::start(test, node)?;
-        let far = Machine::plain(test, far)?;
-        let cables = [node.connect("en01", &far, "en01"), node.connect("en02", &far, "en02")];
-        let files = tempfile::tempdir().unwrap();
-        let template = files.path().join("busybox.tar.gz");
-        busybox_template(&template);
-        node.sh("mkdir -p /var/lib/vz/template/cache");
-        node.put(&template, "/var/lib/vz/template/cache/busybox.tar.gz");
-        Some(World { node, far, cables })
+        let cables = [("en01", "en03"), ("en02", "en04")].map(|(card, far)| node.connect(card, &node, far));
+        node.sh("ip netns add far; for card in en03 en04; do ip link set $card netns far; done");
+        node.bring_template();
+        Some(World { node, cables })
     }
 
-    /// Applies a file; the same file again changes nothing.
-    fn apply(&self, text: &str) {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(&file, text).unwrap();
-        self.node.put(file.path(), "/etc/network/interfaces.new");
-        self.node.tool("pvenet apply");
-        assert_eq!(self.node.tool("pvenet apply"), "no change\n");
-        assert!(self.node.tool("pvenet status").contains("agree"));
-    }
-
-    /// A container that runs; `net` are its cards as `pct` takes them, `addresses` those of `eth0`.
-    fn container(&self, vmid: u32, net: &[&str], addresses: &[&str]) {
-        let mut line = format!(
-            "pct create {vmid} local:vztmpl/busybox.tar.gz --rootfs local:0.1 --ostype unmanaged --memory 64 --swap 0 \
-             --unprivileged 1"
-        );
-        for (number, card) in net.iter().enumerate() {
-            line += &format!(" --net{number} name=eth{number},{card}");
-        }
-        self.node.tool(&line);
-        self.node.tool(&format!("pct start {vmid}"));
-        self.inside(vmid, "ip link set eth0 up");
-        addresses.iter().for_each(|address| self.inside(vmid, &format!("ip addr add {address} dev eth0")));
-    }
-
+    /// Runs a script at the far end.
     #[track_caller]
-    fn inside(&self, vmid: u32, line: &str) {
-        self.node.tool(&format!("pct exec {vmid} -- {line}"));
+    fn far(&self, script: &str) {
+        self.node.put_text(script, "/root/far.sh");
+        self.node.sh("ip netns exec far sh -e /root/far.sh");
     }
 
-    fn pings(&self, vmid: u32, address: &str) -> bool {
-        self.node.run(&["pct", "exec", &vmid.to_string(), "--", "ping", "-c1", "-w2", address]).code == 0
-    }
-
+    /// The far end for a mode of the bond.
     #[track_caller]
-    fn reaches(&self, vmid: u32, address: &str) {
-        wait_for(&format!("{address} to answer {vmid}"), 60, || self.pings(vmid, address).then_some(()));
-    }
-
-    #[track_caller]
-    fn never_reaches(&self, vmid: u32, address: &str) {
-        assert!(!self.pings(vmid, address), "{vmid} reaches {address}");
+    fn switch(&self, mode: &str) {
+        self.far(&format!("set -- {mode}\n{SWITCH}"));
     }
 
     fn sent(&self, card: &str) -> u64 {
@@ -118,24 +81,27 @@ fn documented(heading: &str) -> String {
 
 #[test]
 fn bond_and_one_bridge_per_vlan() {
-    let Some(world) = World::new("lab_network_topologies::bond", "net-bond", "net-bond-far") else { return };
+    let Some(world) = World::new("lab_network_topologies::bond", "net-bond") else { return };
     let file = documented("Bond and one bridge per VLAN").replace("bond-miimon 100", "bond-miimon 50");
-    world.far.sh(&format!("set -- 802.3ad\n{SWITCH}"));
-    world.apply(&file);
-    world.container(101, &["bridge=vibr10"], &["10.10.0.11/24"]);
-    world.container(102, &["bridge=vibr10"], &["10.10.0.12/24"]);
+    world.switch("802.3ad");
+    world.node.apply_network(&file);
+    // A is a VM, which starts while the others are made; B and C are containers.
+    assert!(world.node.vm(101, "bridge=vibr10"), "the kernel of the small VM");
+    world.node.container(102, &["bridge=vibr10"], &["10.10.0.12/24"]);
     // The second address is one of VLAN 10, to see that it is not reached there.
-    world.container(103, &["bridge=vibr20"], &["10.20.0.13/24", "10.10.0.13/24"]);
-    world.reaches(101, "10.10.0.12");
-    world.reaches(101, "10.10.0.1");
-    world.reaches(103, "10.20.0.1");
-    world.never_reaches(101, "10.10.0.13");
-    world.never_reaches(103, "10.10.0.1");
+    world.node.container(103, &["bridge=vibr20"], &["10.20.0.13/24", "10.10.0.13/24"]);
+    world.node.await_vm(101, &["10.10.0.11/24"]);
+    world.node.reaches(101, "10.10.0.12");
+    world.node.reaches(101, "10.10.0.1");
+    world.node.reaches(102, "10.10.0.11");
+    world.node.reaches(103, "10.20.0.1");
+    world.node.never_reaches(101, "10.10.0.13");
+    world.node.never_reaches(103, "10.10.0.1");
 
     for mode in ["802.3ad", "balance-xor", "active-backup", "balance-alb"] {
-        world.far.sh(&format!("set -- {mode}\n{SWITCH}"));
-        world.apply(&file.replace("bond-mode 802.3ad", &format!("bond-mode {mode}")));
-        world.reaches(101, "10.10.0.1");
+        world.switch(mode);
+        world.node.apply_network(&file.replace("bond-mode 802.3ad", &format!("bond-mode {mode}")));
+        world.node.reaches(101, "10.10.0.1");
         if mode == "802.3ad" {
             wait_for("both cables in one group with the partner", 60, || {
                 let shown = world.node.sh("cat /proc/net/bonding/bond0");
@@ -161,7 +127,7 @@ fn bond_and_one_bridge_per_vlan() {
 /// does.
 fn lost_while_cables_are_pulled(world: &World) -> u32 {
     world.node.sh(&format!(
-        "rm -f /tmp/pings; (pct exec 101 -- ping -i 0.1 -c {PINGS} -w 120 10.10.0.1 > /tmp/pings.part 2>&1 || true; \
+        "rm -f /tmp/pings; (pct exec 102 -- ping -i 0.1 -c {PINGS} -w 120 10.10.0.1 > /tmp/pings.part 2>&1 || true; \
          mv /tmp/pings.part /tmp/pings) </dev/null >/dev/null 2>&1 &"
     ));
     let carrier = |card: &str, wanted: &str| {
@@ -176,10 +142,10 @@ fn lost_while_cables_are_pulled(world: &World) -> u32 {
         cable.unplug();
         carrier(card, "down");
         // Traffic goes on over the other.
-        world.reaches(102, "10.10.0.1");
+        world.node.reaches(101, "10.10.0.1");
         cable.plug();
         carrier(card, "up");
-        world.reaches(102, "10.10.0.1");
+        world.node.reaches(101, "10.10.0.1");
     }
     let report = wait_for("the last answer", 120, || {
         let ran = world.node.run(&["cat", "/tmp/pings"]);
@@ -191,62 +157,62 @@ fn lost_while_cables_are_pulled(world: &World) -> u32 {
 
 #[test]
 fn bond_and_one_vlan_aware_bridge() {
-    let Some(world) = World::new("lab_network_topologies::aware", "net-aware", "net-aware-far") else { return };
-    world.far.sh(&format!("set -- active-backup\n{SWITCH}"));
-    world.apply(&documented("Bond and one VLAN-aware bridge"));
+    let Some(world) = World::new("lab_network_topologies::aware", "net-aware") else { return };
+    world.switch("active-backup");
+    world.node.apply_network(&documented("Bond and one VLAN-aware bridge"));
     assert!(world.node.run(&["ping", "-c1", "-w20", "10.10.0.1"]).code == 0, "the node's own VLAN");
-    world.container(101, &["bridge=vibr0,tag=10"], &["10.10.0.11/24", "10.20.0.11/24"]);
-    world.container(103, &["bridge=vibr0,tag=20"], &["10.20.0.13/24", "10.10.0.13/24"]);
-    world.container(104, &["bridge=vibr0,trunks=10;20"], &[]);
-    world.container(105, &["bridge=vibr0"], &["10.10.0.15/24", "10.20.0.15/24"]);
+    world.node.container(101, &["bridge=vibr0,tag=10"], &["10.10.0.11/24", "10.20.0.11/24"]);
+    world.node.container(103, &["bridge=vibr0,tag=20"], &["10.20.0.13/24", "10.10.0.13/24"]);
+    world.node.container(104, &["bridge=vibr0,trunks=10;20"], &[]);
+    world.node.container(105, &["bridge=vibr0"], &["10.10.0.15/24", "10.20.0.15/24"]);
     for vlan in [10, 20] {
-        world.inside(104, &format!("ip link add link eth0 name eth0.{vlan} type vlan id {vlan}"));
-        world.inside(104, &format!("ip link set eth0.{vlan} up"));
-        world.inside(104, &format!("ip addr add 10.{vlan}.0.14/24 dev eth0.{vlan}"));
-        world.reaches(104, &format!("10.{vlan}.0.1"));
-        world.never_reaches(105, &format!("10.{vlan}.0.1"));
+        world.node.inside(104, &format!("ip link add link eth0 name eth0.{vlan} type vlan id {vlan}"));
+        world.node.inside(104, &format!("ip link set eth0.{vlan} up"));
+        world.node.inside(104, &format!("ip addr add 10.{vlan}.0.14/24 dev eth0.{vlan}"));
+        world.node.reaches(104, &format!("10.{vlan}.0.1"));
+        world.node.never_reaches(105, &format!("10.{vlan}.0.1"));
     }
-    world.reaches(101, "10.10.0.1");
-    world.reaches(103, "10.20.0.1");
-    world.never_reaches(101, "10.10.0.13");
-    world.never_reaches(101, "10.20.0.1");
+    world.node.reaches(101, "10.10.0.1");
+    world.node.reaches(103, "10.20.0.1");
+    world.node.never_reaches(101, "10.10.0.13");
+    world.node.never_reaches(101, "10.20.0.1");
     // A running guest moves to the other VLAN.
     let card = world.node.sh("sed -n 's/^net0: //p' /etc/pve/lxc/101.conf").replace("tag=10", "tag=20");
     world.node.tool(&format!("pct set 101 --net0 {card}"));
-    world.reaches(101, "10.20.0.1");
-    world.reaches(101, "10.20.0.13");
-    world.never_reaches(101, "10.10.0.1");
+    world.node.reaches(101, "10.20.0.1");
+    world.node.reaches(101, "10.20.0.13");
+    world.node.never_reaches(101, "10.10.0.1");
 }
 
 #[test]
 fn one_card_with_nat_and_inner_networks() {
-    let Some(world) = World::new("lab_network_topologies::nat", "net-nat", "net-nat-far") else { return };
-    world.far.sh("ip link set en01 up; ip addr add 192.0.2.1/24 dev en01");
-    world.apply(&documented("One NIC, NAT and inner networks"));
-    world.container(101, &["bridge=vibr0", "bridge=vibr10"], &["10.0.0.2/24"]);
+    let Some(world) = World::new("lab_network_topologies::nat", "net-nat") else { return };
+    world.far("ip link set en03 up; ip addr add 192.0.2.1/24 dev en03");
+    world.node.apply_network(&documented("One NIC, NAT and inner networks"));
+    world.node.container(101, &["bridge=vibr0", "bridge=vibr10"], &["10.0.0.2/24"]);
     for line in ["ip route add default via 10.0.0.1", "ip link set eth1 up", "ip addr add 10.10.0.1/24 dev eth1"] {
-        world.inside(101, line);
+        world.node.inside(101, line);
     }
-    world.container(102, &["bridge=vibr10"], &["10.10.0.2/24"]);
-    world.inside(102, "ip route add default via 10.10.0.1");
-    world.container(103, &["bridge=vibr20"], &["10.20.0.2/24", "10.10.0.3/24"]);
-    world.inside(103, "ip route add default via 10.10.0.1");
-    world.reaches(101, "192.0.2.1");
-    world.reaches(102, "10.10.0.1");
-    world.never_reaches(102, "192.0.2.1");
+    world.node.container(102, &["bridge=vibr10"], &["10.10.0.2/24"]);
+    world.node.inside(102, "ip route add default via 10.10.0.1");
+    world.node.container(103, &["bridge=vibr20"], &["10.20.0.2/24", "10.10.0.3/24"]);
+    world.node.inside(103, "ip route add default via 10.10.0.1");
+    world.node.reaches(101, "192.0.2.1");
+    world.node.reaches(102, "10.10.0.1");
+    world.node.never_reaches(102, "192.0.2.1");
     // The guest becomes a router that translates.
     world.node.sh(
         "ns='nsenter -n -t '$(lxc-info -n 101 -p -H); $ns sysctl -q -w net.ipv4.ip_forward=1; $ns nft add table ip nat; \
          $ns nft add chain ip nat post '{ type nat hook postrouting priority 100; }'; \
          $ns nft add rule ip nat post oifname eth0 masquerade",
     );
-    world.reaches(102, "192.0.2.1");
+    world.node.reaches(102, "192.0.2.1");
     for address in ["192.0.2.1", "10.10.0.1", "10.10.0.2", "10.0.0.1", "192.0.2.10"] {
-        world.never_reaches(103, address);
+        world.node.never_reaches(103, address);
     }
     // The node answers nobody on a bridge on which it has no address, not even to the question who it is.
-    world.inside(102, "ip addr add 10.0.0.77/24 dev eth0");
-    world.never_reaches(102, "10.0.0.1");
+    world.node.inside(102, "ip addr add 10.0.0.77/24 dev eth0");
+    world.node.never_reaches(102, "10.0.0.1");
     let asked = world.node.run(&["pct", "exec", "102", "--", "arping", "-c2", "-w3", "-I", "eth0", "10.0.0.1"]);
     assert_ne!(asked.code, 0, "{}", asked.stdout);
 }

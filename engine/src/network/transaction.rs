@@ -111,11 +111,11 @@ pub fn apply(ctx: &Context, confirm: Option<u64>, log: &mut dyn FnMut(&str)) -> 
 }
 
 /// Brings everything up when the machine starts. A change that was not confirmed before is taken back first; what fails
-/// is told, and the rest goes on: half a network is better than none.
+/// is told, and the rest goes on: half a network is better than none. So is the former one, when the file cannot be read.
 pub fn boot(ctx: &Context, log: &mut dyn FnMut(&str)) -> Result<()> {
     let _lock = lock(ctx)?;
-    recover_locked(ctx, log)?;
-    let wanted = wanted(ctx, &file::read_or_empty(&edit::current_file(ctx))?)?;
+    let recovered = recover_locked(ctx, log);
+    let (wanted, refused) = wanted_at_boot(ctx, log)?;
     let netlink = Netlink::open()?;
     let mut failures: Vec<Error> = Vec::new();
     let mut started = Vec::new();
@@ -138,6 +138,8 @@ pub fn boot(ctx: &Context, log: &mut dyn FnMut(&str)) -> Result<()> {
     }
     write_in_force(ctx, &wanted)?;
     dhcp::await_leases(&netlink, started, log)?;
+    failures.extend(recovered.err());
+    failures.extend(refused);
     match failures.is_empty() {
         true => Ok(()),
         false => Err(Error::new("not everything could be brought up").with_cleanup_failures(&failures)),
@@ -208,10 +210,37 @@ fn recover_locked(ctx: &Context, log: &mut dyn FnMut(&str)) -> Result<()> {
 }
 
 fn wanted(ctx: &Context, text: &str) -> Result<Wanted> {
-    let file = edit::current_file(ctx);
-    let sections = stanza::read(ctx, &file, text)?;
-    super::interfaces::Interfaces::parse(text, &edit::kernel_view(ctx)?).print(edit::has_ifupdown2(ctx))?;
-    Wanted::of(&sections)
+    let wanted = read_wanted(ctx, text)?;
+    check_rules(ctx, text)?;
+    Ok(wanted)
+}
+
+fn read_wanted(ctx: &Context, text: &str) -> Result<Wanted> {
+    stanza::read(ctx, &edit::current_file(ctx), text).and_then(|sections| Wanted::of(&sections))
+}
+
+/// PVE's rules, among them that every port exists.
+fn check_rules(ctx: &Context, text: &str) -> Result<()> {
+    super::interfaces::Interfaces::parse(text, &edit::kernel_view(ctx)?).print(edit::has_ifupdown2(ctx)).map(drop)
+}
+
+/// What the file in force wants, also when a rule is broken: a card may have died. Where nothing can be read, what was in
+/// force last, with the reason.
+fn wanted_at_boot(ctx: &Context, log: &mut dyn FnMut(&str)) -> Result<(Wanted, Option<Error>)> {
+    let text = file::read_or_empty(&edit::current_file(ctx))?;
+    match read_wanted(ctx, &text) {
+        Ok(wanted) => {
+            if let Err(error) = check_rules(ctx, &text) {
+                log(&format!("warning: {error}"));
+            }
+            Ok((wanted, None))
+        }
+        Err(error) => {
+            let Ok(kept) = serde_json::from_str(&file::read_or_empty(&kept_file(ctx))?) else { return Err(error) };
+            log(&format!("{error}; bringing up what was in force before"));
+            Ok((kept, Some(error)))
+        }
+    }
 }
 
 /// What cannot be carried out is said before anything is changed.
@@ -282,6 +311,7 @@ fn go_back(ctx: &Context, journal: &Journal, log: &mut dyn FnMut(&str)) -> Resul
         }
         file::replace(&edit::current_file(ctx), journal.old_text.as_bytes(), 0o644)?;
     }
+    write_json(&kept_file(ctx), &journal.before)?;
     if journal.boot == boot_id() {
         let netlink = Netlink::open()?;
         let former = former(journal);
@@ -300,7 +330,7 @@ fn go_back(ctx: &Context, journal: &Journal, log: &mut dyn FnMut(&str)) -> Resul
                 failures.extend(execute(&netlink, change, log).err().map(|error| error.context(change.to_string())));
             }
         }
-        write_in_force(ctx, &journal.before)?;
+        write_json(&in_force_file(ctx), &(boot_id(), &journal.before))?;
         if let Some((first, rest)) = failures.split_first() {
             return Err(Error::new(format!("going back failed: {first}")).with_cleanup_failures(rest));
         }
@@ -351,11 +381,17 @@ fn in_force(ctx: &Context) -> Result<Wanted> {
 }
 
 fn write_in_force(ctx: &Context, wanted: &Wanted) -> Result<()> {
-    write_json(&in_force_file(ctx), &(boot_id(), wanted))
+    write_json(&in_force_file(ctx), &(boot_id(), wanted))?;
+    write_json(&kept_file(ctx), wanted)
 }
 
 fn in_force_file(ctx: &Context) -> PathBuf {
     ctx.root.run("ferrovisor/network.json")
+}
+
+/// What was in force last, also after a restart of the machine.
+fn kept_file(ctx: &Context) -> PathBuf {
+    ctx.root.path("/var/lib/ferrovisor/network.json")
 }
 
 fn journal_file(ctx: &Context) -> PathBuf {
@@ -388,6 +424,10 @@ fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
         std::fs::create_dir_all(directory).context(|| directory.display().to_string())?;
     }
     let text = serde_json::to_vec(value).map_err(|error| Error::new(error.to_string()))?;
+    // The same again need not wait for the disk.
+    if std::fs::read(path).is_ok_and(|present| present == text) {
+        return Ok(());
+    }
     file::replace(path, &text, 0o600)
 }
 
