@@ -96,8 +96,9 @@ impl Machine {
         self.give_addresses(vmid, addresses);
     }
 
+    /// Switches a guest's card on and gives it addresses.
     #[track_caller]
-    fn give_addresses(&self, vmid: u32, addresses: &[&str]) {
+    pub fn give_addresses(&self, vmid: u32, addresses: &[&str]) {
         self.inside(vmid, "ip link set eth0 up");
         addresses.iter().for_each(|address| self.inside(vmid, &format!("ip addr add {address} dev eth0")));
     }

@@ -30,6 +30,7 @@ pub mod state;
 pub mod sub_bridge;
 mod tap;
 pub mod transaction;
+mod vnet;
 pub mod wanted;
 
 use crate::{Context, Error, Result};

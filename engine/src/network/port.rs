@@ -4,7 +4,7 @@
 //! a running guest's, and for one that somebody has pulled. (PVE: pve-common PVE/Network.pm, tap_plug and tap_unplug)
 
 use super::netlink::{self, Netlink, PortVlans};
-use super::{bridge_exists, edit, is_link_name, link, link_exists, open_vswitch, rate, stanza, sub_bridge};
+use super::{bridge_exists, edit, is_link_name, link, link_exists, open_vswitch, rate, stanza, sub_bridge, vnet};
 use crate::{Context, Error, Result, bail, command, error::ResultExt, file};
 use std::fs;
 use std::ops::RangeInclusive;
@@ -32,8 +32,6 @@ pub struct Port {
     pub mac: Option<String>,
     /// Whether the cable is pulled: the host's end is switched off. For VMs QEMU does that (`set_link`); leave it off there.
     pub link_down: bool,
-    /// Whether the port reaches other ports with this mark.
-    pub isolated: bool,
 }
 
 impl Port {
@@ -66,7 +64,7 @@ impl Port {
 }
 
 /// Fails when a port cannot be plugged in as it asks; changes nothing.
-pub fn check(port: &Port) -> Result<()> {
+pub fn check(ctx: &Context, port: &Port) -> Result<()> {
     if !is_link_name(&port.name) {
         bail!("interface name '{}' is too long (max 15 character)", port.name);
     }
@@ -77,6 +75,10 @@ pub fn check(port: &Port) -> Result<()> {
         return Ok(());
     }
     super::check_bridge(&port.bridge)?;
+    let is_vnet = vnet::of(ctx, &port.bridge)?.is_some();
+    if is_vnet && !is_vlan_aware(&port.bridge) && (port.tag.is_some() || !port.trunks.is_empty()) {
+        bail!("vm vlans are not allowed on vnet {}", port.bridge);
+    }
     if !is_vlan_aware(&port.bridge) && !port.trunks.is_empty() {
         bail!("vlan aware feature need to be enabled to use trunks");
     }
@@ -91,7 +93,7 @@ pub fn is_vlan_aware(bridge: &str) -> bool {
 /// The bridge that a port is attached to: the one it names, or that one's bridge for the VLAN, which is made if it is
 /// missing. For callers that let somebody else attach the link; [`plug`] does the rest afterwards.
 pub fn prepare(ctx: &Context, port: &Port) -> Result<String> {
-    check(port)?;
+    check(ctx, port)?;
     match port.tag {
         Some(tag) if bridge_exists(&port.bridge) && !is_vlan_aware(&port.bridge) => {
             sub_bridge::ensure(ctx, &port.bridge, tag)
@@ -110,14 +112,14 @@ pub fn plug(ctx: &Context, port: &Port) -> Result<()> {
         open_vswitch::plug(port)?;
     } else {
         let old = bridge_of(&port.name);
-        let mut attached = attach(port, &bridge);
+        let mut attached = attach(ctx, port, &bridge);
         for _ in 0..10 {
             if attached.is_ok() || bridge_exists(&bridge) {
                 break;
             }
             // Another guest was the last in this VLAN and has just left it.
             bridge = prepare(ctx, port)?;
-            attached = attach(port, &bridge);
+            attached = attach(ctx, port, &bridge);
         }
         attached.and_then(|()| set_learning(ctx, port)).context(place)?;
         if let Some(old) = old.filter(|old| *old != bridge) {
@@ -153,7 +155,7 @@ pub fn bridge_of(name: &str) -> Option<String> {
     Some(target.file_name()?.to_string_lossy().into_owned())
 }
 
-fn attach(port: &Port, bridge: &str) -> Result<()> {
+fn attach(ctx: &Context, port: &Port, bridge: &str) -> Result<()> {
     let mtu = match port.mtu {
         Some(mtu) => Some(mtu),
         None => read(&format!("/sys/class/net/{bridge}/mtu")).and_then(|text| text.parse().ok()),
@@ -175,7 +177,8 @@ fn attach(port: &Port, bridge: &str) -> Result<()> {
         let now = netlink.port_vlans()?.remove(&index).unwrap_or_default();
         netlink.set_port_vlans(index, &now, &port.vlans(), false)?;
     }
-    let isolated = if port.isolated { "1" } else { "0" };
+    let isolates = vnet::of(ctx, bridge)?.is_some_and(|vnet| vnet.isolates);
+    let isolated = if isolates { "1" } else { "0" };
     let file = format!("/sys/class/net/{}/brport/isolated", port.name);
     if read(&file).is_some_and(|now| now != isolated) {
         fs::write(&file, isolated).context(|| file.clone())?;
@@ -201,6 +204,9 @@ fn set_learning(ctx: &Context, port: &Port) -> Result<()> {
 
 /// What the file in force says; a file that makes no sense says nothing.
 fn learns(ctx: &Context, bridge: &str) -> bool {
+    if let Ok(Some(vnet)) = vnet::of(ctx, bridge) {
+        return vnet.learns;
+    }
     let file = edit::current_file(ctx);
     let sections = file::read_or_empty(&file).and_then(|text| stanza::read(ctx, &file, &text)).unwrap_or_default();
     let own = sections.stanzas.iter().filter(|stanza| stanza.name == bridge);
@@ -240,7 +246,9 @@ mod tests {
 
     #[test]
     fn what_cannot_be_is_refused_before_anything_changes() {
-        let text = |port: &Port| check(port).unwrap_err().message().to_owned();
+        let root = tempfile::tempdir().unwrap();
+        let ctx = Context::for_test(root.path());
+        let text = |port: &Port| check(&ctx, port).unwrap_err().message().to_owned();
         assert_eq!(text(&Port::new("tap1i0", "nobridge9")), "bridge 'nobridge9' does not exist");
         assert_eq!(text(&Port { tag: Some(4095), ..Port::new("tap1i0", "nobridge9") }), "got strange vlan tag '4095'");
         let long = text(&Port::new("tap999999999i31x", "nobridge9"));

@@ -23,7 +23,7 @@ pub struct TapDevice {
 /// # Errors
 /// When the bridge is missing or cannot carry what the port asks for; nothing is left then.
 pub fn create_tap(ctx: &Context, port: &Port, queues: usize) -> Result<TapDevice> {
-    port::check(port)?;
+    port::check(ctx, port)?;
     if link_exists(&port.name) {
         // A descriptor of a dead VM cannot keep it; somebody made it persistent. It is ours by its name.
         link::remove(&port.name)?;

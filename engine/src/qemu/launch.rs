@@ -223,7 +223,7 @@ fn make_taps(ctx: &Context, vm: &Vm, local: &mut local::Local) -> Result<Vec<net
     let ports: Vec<network::Port> =
         vm.nets()?.iter().filter_map(|(number, net)| net.port(vm.vmid, *number).transpose()).collect::<Result<_>>()?;
     for port in &ports {
-        network::port::check(port)?;
+        network::port::check(ctx, port)?;
     }
     let mut devices = Vec::new();
     for tap in local.taps.clone() {

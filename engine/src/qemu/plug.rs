@@ -200,7 +200,7 @@ fn tap(ctx: &Context, vmid: Vmid, new: &Part, after: &local::Local, number: u32)
     let port = net.map(|net| net.port(vmid, number)).transpose()?.flatten();
     let port = port.ok_or_else(|| Error::new(format!("net{number} has no bridge")))?;
     let queues = after.taps.iter().find(|tap| tap.name == port.name).map_or(1, |tap| tap.queues);
-    network::port::check(&port)?;
+    network::port::check(ctx, &port)?;
     network::create_tap(ctx, &port, queues)
 }
 
