@@ -101,6 +101,8 @@ fn an_address_by_dhcp() {
     assert_eq!(world.node.sh("cat /etc/network/interfaces"), format!("{BASE}{bridge}").trim_end());
     assert_eq!(world.node.sh("systemctl is-active ferrovisor-network"), "active");
     world.node.sh("! ip link show lost 2>/dev/null");
+    // The edit waits again.
+    world.node.tool("pvesh delete /nodes/localhost/network");
     await_lease("vibr0");
     assert!(world.node.tool("pvenet status").contains("agree"));
     // Neither a card that has died nor a typing error keeps the rest from coming up.
@@ -113,7 +115,7 @@ fn an_address_by_dhcp() {
     assert!(world.node.sh("cat /root/begin").contains("unable to find bridge port 'en77'"));
     assert_eq!(world.node.sh("basename $(readlink /sys/class/net/en01/master)"), "vibr0");
     assert_ne!(begin(format!("{BASE}{dead}\tbridge-stp\n")), 0);
-    assert!(world.node.sh("cat /root/begin").contains("interfaces:11: option 'bridge-stp' has no value"));
+    assert!(world.node.sh("cat /root/begin").contains("interfaces:12: option 'bridge-stp' has no value"));
     assert_eq!(world.node.sh("basename $(readlink /sys/class/net/en01/master)"), "vibr0");
     assert_eq!(world.address("mgmt"), "10.0.2.15/24");
 }

@@ -140,10 +140,11 @@ pub fn boot(ctx: &Context, log: &mut dyn FnMut(&str)) -> Result<()> {
     dhcp::await_leases(&netlink, started, log)?;
     failures.extend(recovered.err());
     failures.extend(refused);
-    match failures.is_empty() {
-        true => Ok(()),
-        false => Err(Error::new("not everything could be brought up").with_cleanup_failures(&failures)),
+    if failures.is_empty() {
+        return Ok(());
     }
+    let failures: Vec<String> = failures.iter().map(Error::to_string).collect();
+    Err(Error::new(format!("not everything could be brought up: {}", failures.join("; "))))
 }
 
 /// Keeps a change that waits for its confirmation.
