@@ -57,6 +57,7 @@ fn limits_hold_and_volumes_are_snapshots() {
     processor_is_limited(&machine);
     network_is_limited(&machine);
     limits_change_while_it_runs(&machine);
+    volumes_are_looked_after(&machine);
     snapshots_and_clones(&machine);
     containers_nest(&machine);
 }
@@ -112,6 +113,36 @@ fn limits_change_while_it_runs(machine: &Machine) {
         sets.lines().any(|line| line.starts_with("101")) && df.contains("rootfs thin:vm-101-disk-0 "),
         "{sets}{df}"
     );
+}
+
+/// What the tools do with a thin volume: trimmed while it is in use, then checked, mounted, grown, and found again.
+fn volumes_are_looked_after(machine: &Machine) {
+    let used = || machine.sh("lvs --noheadings -o data_percent vglab/vm-101-disk-0").trim().parse::<f64>().unwrap();
+    let write = "dd if=/dev/urandom of=/root/big bs=1M count=64 && sync";
+    assert_eq!(machine.run(&["pct", "exec", "101", "--", "sh", "-c", write]).code, 0);
+    let full = used();
+    // Blocks are free when the file system's journal says so.
+    machine.tool("pct exec 101 -- rm /root/big");
+    machine.tool("pct exec 101 -- sync");
+    machine.tool("pct fstrim 101");
+    let trimmed = used();
+    assert!(trimmed < full - 15.0, "{full} % before, {trimmed} % after it was trimmed");
+    machine.tool("pct stop 101");
+    assert!(machine.tool("pct fsck 101").contains("clean"));
+    let place = machine.tool("pct mount 101");
+    assert!(machine.sh(&format!("ls {}", place.split('\'').nth(1).unwrap())).contains("sbin"));
+    machine.tool("pct unmount 101");
+    machine.tool("pct resize 101 rootfs +64M");
+    machine.sh("lvcreate -q -T -V 64M -n vm-101-disk-9 vglab/thin");
+    machine.tool("pct rescan --vmid 101");
+    assert!(machine.tool("pct config 101").contains("unused0: thin:vm-101-disk-9"));
+    machine.tool("pct set 101 --delete unused0");
+    assert!(!machine.sh("lvs --noheadings -o lv_name vglab").contains("disk-9"));
+    machine.tool("pct start 101");
+    let blocks = machine.tool("pct exec 101 -- stat -f -c %b:%S /");
+    let numbers: Vec<u64> = blocks.trim().split(':').map(|number| number.parse().unwrap()).collect();
+    let [count, size] = numbers[..] else { panic!("{blocks}") };
+    assert!(count * size > 256 << 20, "{blocks}: it has not grown to 320 MiB");
 }
 
 fn snapshots_and_clones(machine: &Machine) {

@@ -8,6 +8,7 @@ use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 const TEMPLATE: &str = "local:vztmpl/busybox.tar.gz";
 
@@ -281,8 +282,44 @@ fn failures_are_clear_and_leave_nothing() {
     fs::rename(node.path("away.raw"), &image).unwrap();
     node.run("pct", &["start", "8317"]).ok();
     node.run("pct", &["destroy", "8317", "--force", "1"]);
+    // A start that liblxc gives up leaves at once what it has begun.
+    node.run("pct", &["create", "8317", TEMPLATE, "--ostype", "unmanaged", "--rootfs", "local:0"]).ok();
+    let tree = node.path("var/lib/vz/images/8317/subvol-8317-disk-0.subvol");
+    fs::remove_file(tree.join("sbin/init")).unwrap();
+    let failed = fails(&["start", "8317"]);
+    assert!(failed.ends_with("startup for container '8317' failed\n"), "{failed}");
+    assert_eq!(leftovers(&node, "8317"), Vec::<String>::new());
+    node.run("pct", &["destroy", "8317"]).ok();
     assert_eq!(files_of(&node, "8317"), BTreeSet::new());
     assert_nothing_left(&node, "8317");
+}
+
+/// `FERROVISOR_EXEC_ROUNDS` asks for more than a few.
+#[test]
+fn commands_find_their_container_on_a_busy_machine() {
+    let rounds = std::env::var("FERROVISOR_EXEC_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(25);
+    let node = node();
+    create(&node, "8319", &["--rootfs", "local:0"]);
+    node.run("pct", &["start", "8319"]).ok();
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let busy: Vec<_> = (0..4).map(|_| scope.spawn(|| while !is_over.load(Ordering::Relaxed) {})).collect();
+        let users: Vec<_> = (0..4)
+            .map(|user| {
+                let node = &node;
+                scope.spawn(move || {
+                    let ran = (0..rounds).map(|_| exec(node, "8319", &["echo", &user.to_string()]));
+                    ran.filter(|ran| (ran.code, ran.stdout.trim()) != (0, &*user.to_string())).collect::<Vec<_>>()
+                })
+            })
+            .collect();
+        let failures: Vec<_> = users.into_iter().flat_map(|user| user.join().unwrap()).collect();
+        is_over.store(true, Ordering::Relaxed);
+        drop(busy);
+        assert!(failures.is_empty(), "{} of {}: {:?}", failures.len(), 4 * rounds, failures[0]);
+    });
+    node.run("pct", &["destroy", "8319", "--force", "1"]);
+    assert_nothing_left(&node, "8319");
 }
 
 #[test]

@@ -157,7 +157,7 @@ fn fill(task: &Task, wanted: &Clone, plan: &Plan, made: &mut Vec<VolumeId>) -> R
     }
     mount::in_own_namespace(|| {
         let mounted = mount::mount_all(ctx, target, &mounts, &map, true)?;
-        setup::after_clone(&mounted.root, target, &plan.part, |text| task.warn(text))
+        setup::after_clone(&mounted.root, &plan.part, |text| task.warn(text))
     })?;
     guest::firewall::copy(ctx, wanted.source, target)?;
     if let Some(pool) = &wanted.pool {

@@ -238,7 +238,7 @@ fn fill(task: &Task, new: &NewContainer, replaced: Option<&GuestConfig>, made: &
                 if let Some(rules) = rules.filter(|_| !wanted.without_firewall) {
                     guest::firewall::write(ctx, vmid, &rules)?;
                 }
-                setup::after_restore(&mounted.root, vmid, &config.current, |text| task.warn(text))
+                setup::after_restore(&mounted.root, &config.current, |text| task.warn(text))
             }
             _ => {
                 if is_unpacked {
@@ -252,7 +252,7 @@ fn fill(task: &Task, new: &NewContainer, replaced: Option<&GuestConfig>, made: &
                 }
                 detect(task, &mut config, &mounted)?;
                 let part = &config.current;
-                setup::after_create(ctx, &mounted.root, vmid, part, &new.account, |text| task.warn(text))
+                setup::after_create(ctx, &mounted.root, part, &new.account, |text| task.warn(text))
             }
         }?;
         task.check_abort()

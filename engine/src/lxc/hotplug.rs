@@ -112,7 +112,7 @@ pub fn set_network(ctx: &Context, vmid: Vmid, part: &Part, old: Option<&Interfac
     let mut part = part.clone();
     part.set(format!("net{}", new.index), new.print());
     let (root, _) = transfer::open_root(ctx, vmid)?;
-    setup::network_while_running(&root, vmid, &part, |_| {})
+    setup::network_while_running(&root, &part, |_| {})
 }
 
 fn add_link(ctx: &Context, vmid: Vmid, init: ProcessId, new: &Interface) -> Result<()> {

@@ -4,6 +4,7 @@
 //! or tool process of its own, never from a daemon with other work in hand.
 
 use super::library::{self, Functions};
+use super::membership::Membership;
 use crate::{Error, Result, Vmid};
 use lxc_sys::{lxc_attach_command_t, lxc_attach_options_t, lxc_container};
 use std::ffi::{CString, c_char, c_int};
@@ -124,9 +125,11 @@ impl Runtime for Liblxc {
         if !call!(handle, want_daemonize, true) {
             return Err(Error::new("liblxc refuses to start containers in the background"));
         }
+        let membership = Membership::now();
         default_broken_pipe();
         let started = call!(handle, start, 0, std::ptr::null());
         ignore_broken_pipe();
+        membership.restore();
         if started { Ok(()) } else { Err(Error::new(format!("startup for container '{}' failed", handle.vmid))) }
     }
 

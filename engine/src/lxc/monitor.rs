@@ -6,7 +6,9 @@
 use super::cgroup;
 use crate::process::ProcessId;
 use crate::{Context, Vmid};
-use std::io::{self, Read, Write};
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, UCred, sendmsg};
+use std::io::{self, IoSlice, Read};
+use std::mem::MaybeUninit;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixStream};
@@ -22,6 +24,9 @@ const GET_INIT_PID: i32 = 4;
 /// How long a monitor may take to answer. One that is busy, as when its container thrashes at its memory limit, is found
 /// by its process instead.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How often a question is put to a monitor that drops it.
+const ATTEMPTS: usize = 5;
 
 /// The directory of all containers' directories.
 pub fn containers(ctx: &Context) -> PathBuf {
@@ -46,13 +51,22 @@ pub fn connect(ctx: &Context, vmid: Vmid) -> Option<UnixStream> {
 
 /// The init process of a running container, as the host sees it.
 pub fn init(ctx: &Context, vmid: Vmid) -> Option<ProcessId> {
-    let mut stream = connect(ctx, vmid)?;
-    let pid = match ask_for_init(&mut stream) {
-        Ok(answer) => answer?,
-        // It is there and does not answer: its container must not pass for one that does not run.
-        Err(_) => child_of_monitor(ctx, vmid, &stream)?,
-    };
-    ProcessId::of(pid)
+    for _ in 0..ATTEMPTS {
+        let mut stream = connect(ctx, vmid)?;
+        let pid = match ask_for_init(&mut stream) {
+            Ok(answer) => answer?,
+            // A loaded monitor may drop a connection; the next question tells whether it has ended.
+            Err(error) if is_dropped(&error) => continue,
+            // It is there and does not answer: its container must not pass for one that does not run.
+            Err(_) => child_of_monitor(ctx, vmid, &stream)?,
+        };
+        return ProcessId::of(pid);
+    }
+    child_of_monitor(ctx, vmid, &connect(ctx, vmid)?).and_then(ProcessId::of)
+}
+
+fn is_dropped(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::UnexpectedEof)
 }
 
 /// What the monitor says; none while its container has no init.
@@ -60,13 +74,28 @@ fn ask_for_init(stream: &mut UnixStream) -> io::Result<Option<u32>> {
     // struct { int command; int length; void *data }
     let mut request = [0; 16];
     request[..4].copy_from_slice(&GET_INIT_PID.to_ne_bytes());
-    stream.write_all(&request)?;
+    send_as_ourselves(stream, &request)?;
     // struct { int result; int length; void *data }, the pointer holds the number
     let mut response = [0; 16];
     stream.read_exact(&mut response)?;
     let word = |range: std::ops::Range<usize>| i32::from_ne_bytes(response[range].try_into().expect("four bytes"));
     let (result, pid) = (word(0..4), word(8..12));
     Ok(u32::try_from(pid).ok().filter(|pid| result >= 0 && *pid > 0))
+}
+
+/// Sends a question with our credentials. The monitor refuses one without; the kernel adds them by itself only when the
+/// monitor has already asked for them, and a loaded one may get there after the question. (liblxc: af_unix.c)
+fn send_as_ourselves(stream: &UnixStream, bytes: &[u8]) -> io::Result<()> {
+    let own = UCred { pid: rustix::process::getpid(), uid: rustix::process::getuid(), gid: rustix::process::getgid() };
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmCredentials(1))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    if !ancillary.push(SendAncillaryMessage::ScmCredentials(own)) {
+        return Err(io::Error::other("no room for credentials"));
+    }
+    match sendmsg(stream, &[IoSlice::new(bytes)], &mut ancillary, SendFlags::NOSIGNAL)? {
+        count if count == bytes.len() => Ok(()),
+        _ => Err(io::ErrorKind::WriteZero.into()),
+    }
 }
 
 /// The child of the monitor that is its container's init. The socket was opened by the process that started the container,
@@ -109,6 +138,9 @@ fn fnv_1a(bytes: &[u8]) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustix::event::{PollFd, PollFlags};
+    use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+    use std::io::IoSliceMut;
 
     #[test]
     fn names_are_paths_or_their_hash() {
@@ -141,6 +173,41 @@ mod tests {
         }
         assert_eq!(without, None, "a helper of a monitor that ends is no init");
         assert_eq!(found.map(|process| process.pid), Some(first.id()));
+    }
+
+    #[test]
+    fn a_dropped_question_is_put_again_and_carries_credentials() {
+        let directory = tempfile::tempdir().unwrap();
+        let ctx = Context::for_test(directory.path());
+        let vmid = "100".parse().unwrap();
+        let name = socket_name(containers(&ctx).as_os_str().as_bytes(), vmid);
+        let listener =
+            std::os::unix::net::UnixListener::bind_addr(&SocketAddr::from_abstract_name(name).unwrap()).unwrap();
+        let own = std::process::id();
+        let monitor = std::thread::spawn(move || {
+            // Closed with the question unread, as liblxc does with one that it refuses.
+            drop(listener.accept().unwrap());
+            let (mut stream, _) = listener.accept().unwrap();
+            // It asks for credentials after the question has come, and looks at them.
+            let mut waiting = [PollFd::new(&stream, PollFlags::IN)];
+            rustix::event::poll(&mut waiting, None).unwrap();
+            rustix::net::sockopt::set_socket_passcred(&stream, true).unwrap();
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmCredentials(1))];
+            let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+            let mut question = [0; 16];
+            let mut parts = [IoSliceMut::new(&mut question)];
+            recvmsg(&stream, &mut parts, &mut ancillary, RecvFlags::empty()).unwrap();
+            let sender = ancillary.drain().find_map(|message| match message {
+                RecvAncillaryMessage::ScmCredentials(sender) => Some(sender.pid.as_raw_nonzero().get()),
+                _ => None,
+            });
+            assert_eq!(sender, Some(own.cast_signed()));
+            let mut answer = [0; 16];
+            answer[8..12].copy_from_slice(&own.to_ne_bytes());
+            std::io::Write::write_all(&mut stream, &answer).unwrap();
+        });
+        assert_eq!(init(&ctx, vmid).map(|process| process.pid), Some(own));
+        monitor.join().unwrap();
     }
 
     #[test]

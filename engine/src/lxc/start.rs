@@ -52,7 +52,7 @@ pub fn start(task: &Task, runtime: &dyn Runtime, vmid: Vmid, options: Start) -> 
     let started = mount::in_own_namespace(|| {
         let mounted = mount::mount_all(ctx, vmid, &volume::mounts(&part)?, &map, false)?;
         mount::make_devices(ctx, vmid, &plan::passed_devices(&part)?, &map)?;
-        setup::before_start(&mounted.root, vmid, &part, |text| task.warn(text))?;
+        setup::before_start(&mounted.root, &part, |text| task.warn(text))?;
         task.check_abort()?;
         runtime.start(vmid)
     });

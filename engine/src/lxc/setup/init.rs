@@ -67,7 +67,12 @@ pub fn setup(system: &System) -> Result<()> {
 }
 
 fn alpine_inittab(old: &str, terminals: u32) -> String {
-    let is_getty = |line: &&str| line.trim_start().starts_with("tty") && line.contains("getty");
+    // A serial line (`ttyS0`) has a number only behind a letter and stays.
+    let is_getty = |line: &&str| {
+        let id = line.trim_start().split(':').next().unwrap_or_default();
+        let digits = id.strip_prefix("tty").unwrap_or_default();
+        !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()) && line.contains("getty")
+    };
     let mut text: String = old.lines().filter(|line| !is_getty(line)).map(|line| format!("{line}\n")).collect();
     for number in (1..=terminals).filter(|number| *number != 7) {
         text += &format!("tty{number}::respawn:/sbin/getty 38400 tty{number}\n");
@@ -239,6 +244,8 @@ mod tests {
         let new = alpine_inittab(old, 1);
         assert_eq!(new, "::sysinit:/sbin/openrc sysinit\ntty1::respawn:/sbin/getty 38400 tty1\n");
         assert_eq!(alpine_inittab(&new, 1), new);
+        let serial = "ttyS0::respawn:/sbin/getty -L 0 ttyS0\n#tty1::respawn:/sbin/getty 38400 tty1\n";
+        assert_eq!(alpine_inittab(serial, 0), serial);
         let debian =
             debian_inittab("id:2:initdefault:\n1:2345:respawn:/sbin/getty 38400 tty1\npf::powerwait:x\n", 2, false);
         assert_eq!(

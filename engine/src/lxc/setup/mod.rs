@@ -19,7 +19,7 @@ mod system;
 use super::interface::Interface;
 use super::rootfs::RootDirectory;
 use crate::config::guest::Part;
-use crate::{Context, Error, Result, Vmid};
+use crate::{Context, Error, Result};
 use system::{System, Version};
 
 pub use account::NewAccount;
@@ -32,7 +32,6 @@ const LAST_WITHOUT_NESTING: u32 = 241;
 /// Looks at a system and lets `work` set it up. Unmanaged and empty ones are left alone.
 fn with_system(
     root: &RootDirectory,
-    vmid: Vmid,
     part: &Part,
     warn: &dyn Fn(&str),
     work: impl FnOnce(&System) -> Result<()>,
@@ -47,14 +46,13 @@ fn with_system(
     }
     let (version, _) = detect::version(root, ostype)?;
     let host_resolver = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-    work(&System { root, vmid, part, ostype, version, warn, host_resolver })
+    work(&System { root, part, ostype, version, warn, host_resolver })
 }
 
 /// Sets a new system up: everything that [`before_start`] does, and what happens once only.
 pub fn after_create(
     ctx: &Context,
     root: &RootDirectory,
-    vmid: Vmid,
     part: &Part,
     account: &NewAccount,
     warn: impl Fn(&str),
@@ -62,7 +60,7 @@ pub fn after_create(
     if part.get("ostype") == Some("unmanaged") && account.is_given() {
         warn("password and SSH keys are not set: the system is unmanaged");
     }
-    with_system(root, vmid, part, &warn, |system| {
+    with_system(root, part, &warn, |system| {
         if let (_, Some(text)) = detect::version(root, system.ostype)? {
             warn(&text);
         }
@@ -89,8 +87,8 @@ fn random_minute() -> u32 {
 }
 
 /// Writes the present configuration into the system.
-pub fn before_start(root: &RootDirectory, vmid: Vmid, part: &Part, warn: impl Fn(&str)) -> Result<()> {
-    with_system(root, vmid, part, &warn, |system| {
+pub fn before_start(root: &RootDirectory, part: &Part, warn: impl Fn(&str)) -> Result<()> {
+    with_system(root, part, &warn, |system| {
         // Old inits check no file systems then.
         system.write("/fastboot", "", 0o644)?;
         present(system)?;
@@ -99,18 +97,18 @@ pub fn before_start(root: &RootDirectory, vmid: Vmid, part: &Part, warn: impl Fn
 }
 
 /// Repairs a system that comes back from a backup.
-pub fn after_restore(root: &RootDirectory, vmid: Vmid, part: &Part, warn: impl Fn(&str)) -> Result<()> {
-    with_system(root, vmid, part, &warn, fixup::template)
+pub fn after_restore(root: &RootDirectory, part: &Part, warn: impl Fn(&str)) -> Result<()> {
+    with_system(root, part, &warn, fixup::template)
 }
 
 /// Makes a clone another machine than its source.
-pub fn after_clone(root: &RootDirectory, vmid: Vmid, part: &Part, warn: impl Fn(&str)) -> Result<()> {
-    with_system(root, vmid, part, &warn, |system| fixup::clear_machine_id(system, true))
+pub fn after_clone(root: &RootDirectory, part: &Part, warn: impl Fn(&str)) -> Result<()> {
+    with_system(root, part, &warn, |system| fixup::clear_machine_id(system, true))
 }
 
 /// Writes the interfaces of a running container, whose configuration has changed.
-pub fn network_while_running(root: &RootDirectory, vmid: Vmid, part: &Part, warn: impl Fn(&str)) -> Result<()> {
-    with_system(root, vmid, part, &warn, network)
+pub fn network_while_running(root: &RootDirectory, part: &Part, warn: impl Fn(&str)) -> Result<()> {
+    with_system(root, part, &warn, network)
 }
 
 fn present(system: &System) -> Result<()> {
@@ -145,7 +143,14 @@ fn network(system: &System) -> Result<()> {
         "gentoo" => others::gentoo(system, &nets),
         "centos" if version >= Version(10, 0) => redhat::network_manager(system, &nets),
         "centos" => redhat::scripts(system, &nets),
-        "openeuler" => redhat::scripts(system, &nets),
+        "openeuler" => {
+            // The plugin of NetworkManager for scripts is gone in some versions. A template that has scripts must not keep
+            // them with other values than the keyfile, which has the same identity.
+            if system.root.is_directory("/etc/sysconfig/network-scripts") {
+                redhat::scripts(system, &nets)?;
+            }
+            redhat::network_manager(system, &nets)
+        }
         "fedora" => {
             let legacy = system.root.is_file("/etc/sysconfig/network");
             if version <= Version(24, 0) || (version < Version(28, 0) && legacy) {

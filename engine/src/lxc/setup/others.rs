@@ -96,6 +96,10 @@ pub fn gentoo(system: &System, nets: &[Interface]) -> Result<()> {
             }
             routes.push(format!("-6 default gw {gateway}"));
         }
+        if config.is_empty() && net.get("ip6") == Some("auto") {
+            // Up without an address: the kernel takes what routers announce.
+            config.push("null".to_owned());
+        }
         if !config.is_empty() {
             text += &format!("config_{name}=\"{}\"\n", config.join("\n"));
         }

@@ -6,13 +6,12 @@
 use super::super::interface::{self, Interface};
 use super::super::rootfs::RootDirectory;
 use super::section::{self, Otherwise};
+use crate::Result;
 use crate::config::guest::Part;
-use crate::{Result, Vmid};
 
 /// A system below its root.
 pub struct System<'a> {
     pub root: &'a RootDirectory,
-    pub vmid: Vmid,
     pub part: &'a Part,
     pub ostype: &'a str,
     /// What the system calls its version, as a number; 0 when it does not matter or is not known.
@@ -113,9 +112,10 @@ impl System<'_> {
         Ok(found)
     }
 
-    /// The container's name.
+    /// The container's name. Creation gives each one; who has none is called so by its own files, though its kernel says
+    /// `CT` and its number. (PVE: LXC/Setup/Base.pm, set_hostname)
     pub fn hostname(&self) -> String {
-        self.part.get("hostname").map_or_else(|| format!("CT{}", self.vmid), str::to_owned)
+        self.part.get("hostname").unwrap_or("localhost").to_owned()
     }
 
     /// Search domains and name servers: the container's own, or the host's.

@@ -76,6 +76,44 @@ const CASES: &[(&str, &str, &[Tree])] = &[
         &[COMMON, SYSTEMD, &[("etc/os-release", "ID=\"openEuler\"\nVERSION_ID=\"24.03\"\n")]],
     ),
     (
+        "openeuler-24-scripts",
+        "openeuler",
+        &[
+            COMMON,
+            SYSTEMD,
+            &[
+                ("etc/os-release", "ID=\"openEuler\"\nVERSION_ID=\"24.03\"\n"),
+                ("etc/sysconfig/network-scripts/ifcfg-eth0", "DEVICE=eth0\nBOOTPROTO=dhcp\n"),
+            ],
+        ],
+    ),
+    (
+        "fedora-27-legacy",
+        "fedora",
+        &[
+            COMMON,
+            SYSTEMD,
+            &[
+                ("etc/os-release", "ID=fedora\nVERSION_ID=27\n"),
+                ("etc/sysconfig/network", "HOSTNAME=old\n"),
+                ("etc/systemd/system/getty@.service", "masked\n"),
+            ],
+        ],
+    ),
+    (
+        "opensuse-tumbleweed",
+        "opensuse",
+        &[
+            COMMON,
+            SYSTEMD,
+            &[
+                ("etc/os-release", "ID=\"opensuse-tumbleweed\"\nVERSION_ID=\"20260101\"\n"),
+                ("usr/lib/systemd/systemd-networkd", "program"),
+                ("etc/sysconfig/network/ifroute-eth1", "10.0.0.0/8 10.9.9.9 - eth1\n"),
+            ],
+        ],
+    ),
+    (
         "opensuse-15.6",
         "opensuse",
         &[COMMON, SYSTEMD, &[("etc/os-release", "ID=\"opensuse-leap\"\nVERSION_ID=\"15.6\"\n")]],
@@ -88,7 +126,7 @@ const CASES: &[(&str, &str, &[Tree])] = &[
             COMMON,
             &[
                 ("etc/alpine-release", "3.20.1\n"),
-                ("etc/inittab", "tty1::respawn:/sbin/getty 38400 tty1\n"),
+                ("etc/inittab", "tty1::respawn:/sbin/getty 38400 tty1\nttyS0::respawn:/sbin/getty -L 0 ttyS0\n"),
                 ("etc/runlevels/boot/", ""),
                 ("etc/runlevels/shutdown/", ""),
             ],
@@ -162,10 +200,9 @@ fn part(ostype: &str) -> Part {
 
 fn set_up(directory: &Path, part: &Part) {
     let root = RootDirectory::open(directory, &IdMap::default()).unwrap();
-    let vmid = "100".parse().unwrap();
     let account = NewAccount { password: Some("$6$salt$hash".into()), keys: Some("ssh-ed25519 AAAA me".into()) };
-    with_system(&root, vmid, part, &|_| {}, |system| fresh(system, &account, &mut || 42)).unwrap();
-    before_start(&root, vmid, part, |_| {}).unwrap();
+    with_system(&root, part, &|_| {}, |system| fresh(system, &account, &mut || 42)).unwrap();
+    before_start(&root, part, |_| {}).unwrap();
 }
 
 #[test]
@@ -180,13 +217,8 @@ fn trees_of_all_distributions() {
         let mut text = String::new();
         picture(directory.path(), directory.path(), &mut text);
         // A second start changes nothing.
-        before_start(
-            &RootDirectory::open(directory.path(), &IdMap::default()).unwrap(),
-            "100".parse().unwrap(),
-            &part(ostype),
-            |_| {},
-        )
-        .unwrap();
+        before_start(&RootDirectory::open(directory.path(), &IdMap::default()).unwrap(), &part(ostype), |_| {})
+            .unwrap();
         let mut again = String::new();
         picture(directory.path(), directory.path(), &mut again);
         assert_eq!(again, text, "{name}: a second start differs");
@@ -268,17 +300,16 @@ fn hostile_templates_do_no_harm() {
     let opened = RootDirectory::open(root, &IdMap::default()).unwrap();
     let account = NewAccount { password: Some("$6$salt$hash".into()), keys: Some("ssh-ed25519 AAAA me".into()) };
     let part = part("debian");
-    let vmid = "100".parse().unwrap();
     // It may be refused, in finite time, and nothing outside has changed.
-    let created = with_system(&opened, vmid, &part, &|_| {}, |system| fresh(system, &account, &mut || 42));
-    let started = before_start(&opened, vmid, &part, |_| {});
+    let created = with_system(&opened, &part, &|_| {}, |system| fresh(system, &account, &mut || 42));
+    let started = before_start(&opened, &part, |_| {});
     for refused in [created.unwrap_err(), started.unwrap_err()] {
         assert!(refused.message().contains("of the container"), "{refused}");
     }
     fs::remove_file(root.join("etc/hostname")).unwrap();
     // An absolute link leads to a directory of that name within the root, if there is one.
     fs::remove_file(root.join("etc/network")).unwrap();
-    before_start(&opened, vmid, &part, |_| {}).unwrap();
+    before_start(&opened, &part, |_| {}).unwrap();
     assert_eq!(fs::read_to_string(&victim).unwrap(), "host\n");
     assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 1);
     assert!(fs::symlink_metadata(root.join("etc/hosts")).unwrap().is_file());
