@@ -60,12 +60,34 @@ fn a_crowd_is_cloned_started_stopped_and_destroyed_from_many_clients() {
         }
     });
     assert_eq!(client.get("/nodes/pve1/qemu").data().as_array().unwrap().len(), 1);
+    nobody_is_overtaken(&client);
     let left: BTreeSet<String> = names(&node, "var/lib/vz/images").into_iter().filter(|name| name != "7300").collect();
     let left: Vec<&String> =
         left.iter().filter(|name| !names(&node, &format!("var/lib/vz/images/{name}")).is_empty()).collect();
     assert!(left.is_empty(), "{left:?}");
     let sockets = names(&node, "run/qemu-server");
     assert!(!sockets.iter().any(|name| name.starts_with("85")), "{sockets:?}");
+}
+
+/// Every task that waited has said for whom, and no two of them have waited for each other.
+fn nobody_is_overtaken(client: &Client) {
+    let tasks = client.get("/nodes/pve1/tasks?limit=5000&source=all").data();
+    let mut waited = BTreeSet::new();
+    for task in tasks.as_array().unwrap() {
+        assert_eq!(task["status"], "OK", "{task}");
+        let upid = task["upid"].as_str().unwrap().to_owned();
+        let lines = client.get(&format!("/nodes/pve1/tasks/{upid}/log?limit=0")).data();
+        for line in lines.as_array().unwrap().iter().filter_map(|line| line["t"].as_str()) {
+            let Some((_, lock)) = line.split_once("waiting for lock '") else { continue };
+            let holder = lock.split_once("', held by ").map(|(_, holder)| holder.trim_end_matches(" ..."));
+            let holder = holder.unwrap_or_else(|| panic!("{upid} does not say for whom it waits: {line}"));
+            waited.insert((upid.clone(), lock.split('\'').next().unwrap().to_owned(), holder.to_owned()));
+        }
+    }
+    eprintln!("{} times a task has said for whom it waits", waited.len());
+    for (task, lock, holder) in &waited {
+        assert!(!waited.contains(&(holder.clone(), lock.clone(), task.clone())), "{task} and {holder} at {lock}");
+    }
 }
 
 /// Start, snapshot with memory, clone, move, resize, snapshot, rollback, and the removal of a snapshot.

@@ -164,6 +164,56 @@ fn tasks_are_served_in_the_order_of_arrival() {
 }
 
 #[test]
+fn twenty_clients_at_one_vm_are_served_in_turn() {
+    let (node, client) = node();
+    let lines = "kvm: 0\nmemory: 16\nvga: none\nfreeze: 1\n";
+    fs::write(node.path("etc/pve/qemu-server/7700.conf"), lines).unwrap();
+    node.run("qm", &["set", "7700", "--scsi0", "local:0.01,format=qcow2"]).ok();
+    let holder = Holder::new(&node);
+    let tasks: Vec<Value> = std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..20)
+            .map(|number| {
+                let (node, client) = (&node, &client);
+                scope.spawn(move || {
+                    // Each has a session of its own.
+                    let own = if number == 0 { None } else { Some(node.admin()) };
+                    let client = own.as_ref().unwrap_or(client);
+                    let upid = match number % 4 {
+                        0 => client.post(&format!("{VM}/clone"), &[("newid", &(7750 + number).to_string())]),
+                        1 => client.post(&format!("{VM}/status/start"), &[]),
+                        2 => client.post(&format!("{VM}/status/stop"), &[]),
+                        _ => client.put(&format!("{VM}/resize"), &[("disk", "scsi0"), ("size", "+1M")]),
+                    };
+                    let upid = upid.data();
+                    wait_for_waiting(client, &upid);
+                    upid
+                })
+            })
+            .collect();
+        clients.into_iter().map(|client| client.join().unwrap()).collect()
+    });
+    let queue = holder.queue();
+    assert_eq!(queue.len(), 21);
+    holder.give_back();
+    // Whom each of them saw at the front, one after the other, are those who came before it.
+    for upid in &tasks {
+        let end = node.wait_task(&client, upid);
+        assert!(end == "OK" || end == "VM 7700 already running", "{upid}: {end}");
+        let told = client.get(&format!("/nodes/pve1/tasks/{}/log?limit=0", upid.as_str().unwrap())).data();
+        let lines = told.as_array().unwrap().iter().filter_map(|line| line["t"].as_str());
+        let seen: Vec<u32> = lines
+            .filter_map(|line| Some(line.split_once("waiting for lock 'guest-7700', held by ")?.1))
+            .map(|holder| if holder.starts_with(LABEL) { queue[0] } else { pid(&holder.into()) })
+            .collect();
+        let places: Vec<usize> =
+            seen.iter().map(|seen| queue.iter().position(|pid| pid == seen).expect("it came before")).collect();
+        let own = queue.iter().position(|other| *other == pid(upid)).unwrap();
+        assert!(places.first() == Some(&0) && places.is_sorted() && *places.last().unwrap() < own, "{own}: {places:?}");
+    }
+    assert_eq!(holder.queue(), [0; 0]);
+}
+
+#[test]
 fn a_waiting_task_can_be_given_up() {
     let (node, client) = node();
     let holder = Holder::new(&node);

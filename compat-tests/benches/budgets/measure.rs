@@ -8,13 +8,16 @@ pub struct Samples(Vec<Duration>);
 impl Samples {
     /// Does something `count` times.
     pub fn of(count: usize, mut once: impl FnMut()) -> Self {
-        let mut times: Vec<Duration> = (0..count)
-            .map(|_| {
-                let start = Instant::now();
-                once();
-                start.elapsed()
-            })
-            .collect();
+        let time = |_| {
+            let start = Instant::now();
+            once();
+            start.elapsed()
+        };
+        Samples::new((0..count).map(time).collect())
+    }
+
+    /// Times that were taken elsewhere.
+    pub fn new(mut times: Vec<Duration>) -> Self {
         times.sort_unstable();
         Samples(times)
     }
@@ -29,10 +32,12 @@ impl Samples {
                 times.push(start.elapsed());
             }
         }
-        times.map(|mut times| {
-            times.sort_unstable();
-            Samples(times)
-        })
+        times.map(Samples::new)
+    }
+
+    /// The longest.
+    pub fn longest(&self) -> Duration {
+        self.0[self.0.len() - 1]
     }
 
     /// The median.
