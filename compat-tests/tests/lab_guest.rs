@@ -283,8 +283,9 @@ fn time_goes_back(node: &Node, client: &Client, path: &str, guest: &Visitor) {
     assert_eq!(guest.run("echo 3 > /proc/sys/vm/drop_caches; cat /root/state"), "before");
     node.finish(client, &client.delete(&format!("{path}/snapshot/ram")).data());
 
-    // Without memory: the file systems hold still by the agent's word, which the guest's own log keeps.
-    let frozen = || guest.run("journalctl --no-pager -o cat -t qemu-ga | grep -c 'guest-fsfreeze called' || true");
+    // Without memory: the file systems hold still by the agent's word, which its log keeps (as it does the
+    // words of this search).
+    let frozen = || guest.run("journalctl --no-pager -o cat -t qemu-ga | grep -c 'guest-fsfreeze [c]alled' || true");
     let before: u32 = frozen().parse().unwrap();
     let upid = client.post(&format!("{path}/snapshot"), &[("snapname", "still")]).data();
     node.finish(client, &upid);

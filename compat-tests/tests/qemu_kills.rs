@@ -51,7 +51,14 @@ fn a_crowd_is_cloned_started_stopped_and_destroyed_from_many_clients() {
                     let path = format!("/nodes/pve1/qemu/{newid}");
                     let clone = client.post("/nodes/pve1/qemu/7300/clone", &[("newid", &newid)]).data();
                     node.finish(&client, &clone);
-                    node.finish(&client, &client.post(&format!("{path}/status/start"), &[]).data());
+                    // Three at once, one after the other.
+                    let larger = [("disk", "scsi0"), ("size", "+1M")];
+                    let tasks = [
+                        client.post(&format!("{path}/status/start"), &[]),
+                        client.put(&format!("{path}/resize"), &larger),
+                        client.put(&format!("{path}/resize"), &larger),
+                    ];
+                    tasks.iter().for_each(|task| node.finish(&client, &task.data()));
                     assert_eq!(client.get(&format!("{path}/status/current")).data()["status"], "running");
                     node.finish(&client, &client.post(&format!("{path}/status/stop"), &[]).data());
                     node.finish(&client, &client.delete(&path).data());
