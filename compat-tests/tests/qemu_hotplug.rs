@@ -6,6 +6,8 @@
 use compat_tests::guest::{Bridge, boot_args};
 use compat_tests::serial::Shell;
 use compat_tests::{Node, skip, wait_for};
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 const VM: &str = "/nodes/pve1/qemu/7150";
@@ -50,6 +52,15 @@ fn devices_come_and_go_while_the_guest_runs_and_it_sleeps_on_disk() {
             .filter(|row| row.get("pending").is_some() || row.get("delete").is_some())
             .count()
     };
+
+    // Who leaves in the middle of a conversation with QEMU spoils nobody else's.
+    for _ in 0..30 {
+        let mut stranger = UnixStream::connect(node.path("run/qemu-server/7150.qmp")).unwrap();
+        stranger.write_all(b"{\"execute\":\"qmp_capabilities\"}\n").unwrap();
+        BufReader::new(&stranger).read_line(&mut String::new()).unwrap();
+        drop(stranger);
+        client.post(&format!("{VM}/monitor"), &[("command", "info status")]).data();
+    }
 
     assert_eq!(set(&[("virtio1", "local:0.25,format=raw")]).data(), serde_json::Value::Null);
     assert_eq!(waiting(), 0);

@@ -12,14 +12,15 @@ use std::mem::MaybeUninit;
 use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// A connection to a VM's monitor.
 pub struct Monitor {
     stream: BufReader<UnixStream>,
     label: String,
-    /// How long the answer to the negotiation may take, while it is still to be heard.
-    negotiation: Option<Duration>,
+    /// The name of the negotiation and how long its answer may take, while it is still to be heard.
+    negotiation: Option<(String, Duration)>,
 }
 
 /// The command with which a conversation begins.
@@ -58,15 +59,20 @@ impl Monitor {
         let mut monitor = Monitor { stream: BufReader::new(stream), label, negotiation: None };
         // A busy guest leaves QEMU's main loop little time, and each answer that is waited for costs a turn of it. So the
         // first command follows without waiting for the answer to this one; but not before QEMU listens to us alone.
-        monitor.send(NEGOTIATION, &json!({}))?;
+        let id = monitor.send(NEGOTIATION, &json!({}))?;
         monitor.read_message(NEGOTIATION, Instant::now() + greeting, |message| message.get("QMP").is_some())?;
-        monitor.negotiation = Some(greeting.min(default_timeout(NEGOTIATION)));
+        monitor.negotiation = Some((id, greeting.min(default_timeout(NEGOTIATION))));
         Ok(monitor)
     }
 
-    /// Hears the answer to the negotiation, if it is still to come.
+    /// Hears the answer to the negotiation, if it is still to come. The one before us may have gone without waiting for
+    /// its own; then that one negotiates for us when QEMU gets to it, and ours comes too late.
     fn negotiated(&mut self) -> Result<()> {
-        self.negotiation.take().map_or(Ok(()), |timeout| self.answer(NEGOTIATION, timeout).map(drop))
+        let Some((id, timeout)) = self.negotiation.take() else { return Ok(()) };
+        match self.answer(NEGOTIATION, &id, timeout) {
+            Err(error) if error.message().contains("negotiation is already complete") => Ok(()),
+            outcome => outcome.map(drop),
+        }
     }
 
     /// Runs a command within its usual time.
@@ -79,19 +85,20 @@ impl Monitor {
 
     /// Runs a command within a given time.
     pub fn execute_within(&mut self, command: &str, arguments: Value, timeout: Duration) -> Result<Value> {
-        self.send(command, &arguments)?;
+        let id = self.send(command, &arguments)?;
         self.negotiated()?;
-        self.answer(command, timeout)
+        self.answer(command, &id, timeout)
     }
 
-    fn send(&mut self, command: &str, arguments: &Value) -> Result<()> {
-        let request = json!({"execute": command, "arguments": arguments});
+    fn send(&mut self, command: &str, arguments: &Value) -> Result<String> {
+        let id = new_id();
+        let request = json!({"execute": command, "arguments": arguments, "id": id});
         let sent = self.stream.get_mut().write_all(format!("{request}\n").as_bytes());
-        sent.map_err(|error| self.failure(command, Error::from(error).message()))
+        sent.map(|()| id).map_err(|error| self.failure(command, Error::from(error).message()))
     }
 
-    fn answer(&mut self, command: &str, timeout: Duration) -> Result<Value> {
-        let is_answer = |message: &Value| message.get("return").is_some() || message.get("error").is_some();
+    fn answer(&mut self, command: &str, id: &str, timeout: Duration) -> Result<Value> {
+        let is_answer = |message: &Value| message["id"] == id;
         let answer = self.read_message(command, Instant::now() + timeout, is_answer)?;
         match answer.get("error") {
             Some(error) => Err(self.failure(command, error["desc"].as_str().unwrap_or("unknown error"))),
@@ -102,7 +109,8 @@ impl Monitor {
     /// Hands QEMU an open descriptor, which later commands call `name`.
     pub fn send_descriptor(&mut self, name: &str, descriptor: BorrowedFd) -> Result<()> {
         self.negotiated()?;
-        let request = format!("{}\n", json!({"execute": "getfd", "arguments": {"fdname": name}}));
+        let id = new_id();
+        let request = format!("{}\n", json!({"execute": "getfd", "arguments": {"fdname": name}, "id": id}));
         let descriptors = [descriptor];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
@@ -110,7 +118,7 @@ impl Monitor {
         let parts = [IoSlice::new(request.as_bytes())];
         let sent = sendmsg(self.stream.get_ref(), &parts, &mut ancillary, SendFlags::NOSIGNAL);
         sent.map_err(|error| self.failure("getfd", Error::from(error).message()))?;
-        self.answer("getfd", default_timeout("getfd")).map(drop)
+        self.answer("getfd", &id, default_timeout("getfd")).map(drop)
     }
 
     fn failure(&self, command: &str, reason: &str) -> Error {
@@ -144,6 +152,12 @@ impl Monitor {
             }
         }
     }
+}
+
+/// A name for a request: QEMU may still answer to the client before us.
+fn new_id() -> String {
+    static SENT: AtomicU64 = AtomicU64::new(0);
+    format!("{}-{}", std::process::id(), SENT.fetch_add(1, Ordering::Relaxed))
 }
 
 fn is_timeout(error: &std::io::Error) -> bool {
