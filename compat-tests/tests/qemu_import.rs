@@ -5,6 +5,7 @@
 use compat_tests::Node;
 use serde_json::Value;
 use std::fs;
+use std::process::Command;
 
 const MANIFEST: &str = r#"<?xml version="1.0"?>
 <Envelope xmlns="http://schemas.dmtf.org/ovf/envelope/1" xmlns:ovf="http://schemas.dmtf.org/ovf/envelope/1"
@@ -67,4 +68,40 @@ fn appliances_become_vms() {
     for vmid in ["7190", "7192"] {
         assert_eq!(node.run("qm", &["destroy", vmid]).code, 0);
     }
+}
+
+#[test]
+fn disks_come_from_archives_and_from_files_of_other_products() {
+    let node = Node::without_daemons();
+    let place = node.path("var/lib/vz/import");
+    fs::create_dir_all(&place).unwrap();
+    let bytes: Vec<u8> = (0..1 << 20).map(|at: u32| (at % 241) as u8).collect();
+    let run = |program: &str, arguments: &[&str]| {
+        let status = Command::new(program).args(arguments).current_dir(&place).status().unwrap();
+        assert!(status.success(), "{program} {arguments:?}");
+    };
+    fs::write(place.join("disk.raw"), &bytes).unwrap();
+    fs::write(place.join("box.ovf"), MANIFEST).unwrap();
+    run("qemu-img", &["convert", "-f", "raw", "-O", "vdi", "disk.raw", "other.vdi"]);
+    run("qemu-img", &["convert", "-f", "raw", "-O", "vmdk", "disk.raw", "disk.vmdk"]);
+    run("gzip", &["-k", "disk.raw"]);
+    run("tar", &["-cf", "box.ova", "box.ovf", "disk.raw", "disk.vmdk"]);
+    let outside = |name: &str| place.join(name).to_str().unwrap().to_owned();
+    for source in [
+        "local:import/box.ova/disk.raw",
+        "local:import/box.ova/disk.vmdk",
+        &outside("other.vdi"),
+        &outside("disk.raw.gz"),
+    ] {
+        let disk = format!("local:0,import-from={source}");
+        let made = node.run("qm", &["create", "7194", "--memory", "64", "--scsi0", &disk]);
+        assert_eq!(made.code, 0, "{source}: {made:?}");
+        let copied = fs::read(node.path("var/lib/vz/images/7194/vm-7194-disk-0.raw")).unwrap();
+        assert!(copied == bytes, "{source}: {} bytes", copied.len());
+        node.run("qm", &["destroy", "7194"]).ok();
+    }
+    let missing = "local:0,import-from=local:import/box.ova/none.vmdk";
+    let refused = node.run("qm", &["create", "7194", "--memory", "64", "--scsi0", missing]);
+    assert!(refused.code == 255 && refused.stderr.contains("none.vmdk"), "{refused:?}");
+    assert!(!node.path("etc/pve/qemu-server/7194.conf").exists());
 }

@@ -4,7 +4,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a panic is a test's report")]
 
-use compat_tests::{Node, setting};
+use compat_tests::{Node, setting, wait_for};
 use serde_json::Value;
 use std::fs;
 use std::io::{Read, Write};
@@ -127,8 +127,12 @@ fn check_image(path: &str, pattern: u8) {
 /// A qcow2 image has its data, whatever else its tables say.
 fn check_data(path: &str, pattern: u8) {
     let read = format!("read -P {pattern} 1M 1M");
-    let output = Command::new("qemu-io").args(["-f", "qcow2", "-r", "-c", &read, path]).output().unwrap();
-    let text = String::from_utf8_lossy(&output.stdout);
+    let text = wait_for("an image that nobody writes to", 60, || {
+        let output = Command::new("qemu-io").args(["-f", "qcow2", "-r", "-c", &read, path]).output().unwrap();
+        let text = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
+        // What the killed one had started ends a moment after it.
+        (!text.contains("Failed to get")).then_some(text)
+    });
     assert!(text.contains("read 1048576/1048576") && !text.contains("verification failed"), "{path}: {text}");
 }
 

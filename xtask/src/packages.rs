@@ -10,6 +10,8 @@ const BUILD: &[&str] = &["gcc", "libc6-dev", "pkg-config", "libssl-dev", "libcla
 const RUN: &[&str] = &[
     "qemu-system-x86",
     "qemu-utils",
+    // Disks of other machines: https, RBD, iSCSI.
+    "qemu-block-extra",
     "ovmf",
     "swtpm",
     "swtpm-tools",

@@ -3,9 +3,8 @@
 use super::config::Slot;
 use super::edit;
 use crate::config::guest::GuestKind;
-use crate::storage::{self, Content, Copy, Format, NewVolume, VolumeId, VolumeKind};
-use crate::{Context, Error, Result, Vmid, access, command, error::ResultExt, guest};
-use serde_json::Value;
+use crate::storage::{self, Content, Format, ImageSource, ImportImage, VolumeId, VolumeKind};
+use crate::{Context, Error, Result, Vmid, access, guest};
 use std::path::Path;
 
 /// Copies an image into a new volume of a VM. `source` is a volume id or, for root only, a path.
@@ -18,19 +17,27 @@ pub fn image(
     log: &mut dyn FnMut(&str),
 ) -> Result<VolumeId> {
     check_source(ctx, source, "import-from")?;
-    if source.starts_with('/') {
-        return file(ctx, vmid, Path::new(source), storage, format, log);
-    }
-    let volume: VolumeId = source.parse().map_err(Error::new)?;
-    let described = storage::describe(ctx, &volume)?;
-    if described.content == storage::Content::Images {
-        log(&format!("create full clone of drive ({volume})"));
-        let limit = storage::bandwidth_limit(ctx, "clone", &[&volume.storage, storage], None)?;
-        let copy = Copy { source: &volume, snapshot: None, storage, vmid, format, kind: VolumeKind::Image, limit };
-        return storage::copy(ctx, &copy, log);
-    }
-    let path = storage::activate_volume(ctx, &volume, None)?;
-    file(ctx, vmid, &path, storage, format, log)
+    let config = storage::config(ctx)?;
+    let entry = config.entry(storage)?;
+    // Where the storage has no such format, its own will do.
+    let format = Some(format.filter(|format| entry.formats().contains(format)).unwrap_or(entry.default_format()));
+    let volume: VolumeId;
+    let mut limit = None;
+    let image = if source.starts_with('/') {
+        log(&format!("importing '{source}'"));
+        ImageSource::File(Path::new(source))
+    } else {
+        volume = source.parse().map_err(Error::new)?;
+        if storage::describe(ctx, &volume)?.content == Content::Images {
+            log(&format!("create full clone of drive ({volume})"));
+            limit = storage::bandwidth_limit(ctx, "clone", &[&volume.storage, storage], None)?;
+        } else {
+            log(&format!("importing '{volume}'"));
+        }
+        ImageSource::Volume(&volume)
+    };
+    let wanted = ImportImage { source: image, storage, vmid, format, kind: VolumeKind::Image, limit };
+    storage::import_image(ctx, &wanted, log)
 }
 
 /// Fails unless the caller may import from there: disks of VMs are cloned, images are read, paths are for root.
@@ -88,49 +95,4 @@ pub fn disk(
         let freed = storage::free(ctx, &volume);
         error.with_cleanup_failures(&freed.err().into_iter().collect::<Vec<_>>())
     })
-}
-
-/// Copies an image file into a new volume. The image's own claims about files beside it are not followed.
-fn file(
-    ctx: &Context,
-    vmid: Vmid,
-    path: &Path,
-    storage: &str,
-    format: Option<Format>,
-    log: &mut dyn FnMut(&str),
-) -> Result<VolumeId> {
-    let header = storage::image::read(path)?;
-    storage::transfer::check_harmless(&header, &path.to_string_lossy())?;
-    let text = path.to_string_lossy().into_owned();
-    let told = command::run("qemu-img", &["info", "--output=json", &text])?;
-    let told: Value = serde_json::from_str(&told.stdout).map_err(|error| Error::new(format!("qemu-img: {error}")))?;
-    let read_as = told["format"].as_str().unwrap_or("raw").to_owned();
-    let size = told["virtual-size"].as_u64().ok_or_else(|| Error::new(format!("'{text}' has no size")))?;
-    if !matches!(read_as.as_str(), "raw" | "qcow2" | "vmdk" | "vdi" | "vhdx" | "vpc") {
-        crate::bail!("image format '{read_as}' cannot be imported");
-    }
-    let config = storage::config(ctx)?;
-    let entry = config.entry(storage)?;
-    let format = format.filter(|format| entry.formats().contains(format)).unwrap_or(entry.default_format());
-    let new = NewVolume { vmid, format: Some(format), name: None, size, kind: VolumeKind::Image };
-    let volume = storage::allocate(ctx, storage, &new)?;
-    log(&format!("importing '{text}' as '{volume}'"));
-    let mut convert = || {
-        let target = storage::activate_volume(ctx, &volume, None)?;
-        let target = target.to_string_lossy();
-        let arguments = ["convert", "-p", "-n", "-f", &read_as, "-O", format.name(), &text, &target];
-        command::run_lines("qemu-img", &arguments, |_, line| {
-            if !line.trim().is_empty() {
-                log(line.trim());
-            }
-        })
-    };
-    let outcome = convert().context(|| format!("importing '{text}'"));
-    match outcome {
-        Ok(()) => Ok(volume),
-        Err(error) => {
-            let freed = storage::free(ctx, &volume);
-            Err(error.with_cleanup_failures(&freed.err().into_iter().collect::<Vec<_>>()))
-        }
-    }
 }

@@ -41,6 +41,23 @@ pub enum Input<'a> {
         /// How many bytes.
         length: u64,
     },
+    /// The bytes of a disk on a web server.
+    Remote(&'a RemoteDisk),
+}
+
+/// A disk that a web server has as it is.
+#[derive(Debug)]
+pub struct RemoteDisk {
+    /// Its address, by https.
+    pub url: String,
+    /// Who asks.
+    pub user: String,
+    /// Their password, in a file of this process.
+    pub password: TemporaryRaw,
+    /// Whether the server's certificate must be good.
+    pub is_verified: bool,
+    /// Bytes.
+    pub size: u64,
 }
 
 impl Input<'_> {
@@ -52,6 +69,15 @@ impl Input<'_> {
                 let file = json!({ "driver": "file", "filename": path.to_string_lossy(), "locking": "off" });
                 let part = json!({ "driver": "raw", "offset": offset, "size": length, "file": file });
                 vec![format!("json:{}", json!({ "driver": format, "read-only": true, "file": part })).into()]
+            }
+            Input::Remote(disk) => {
+                let file = json!({
+                    "driver": "https", "url": disk.url, "username": disk.user, "password-secret": "password",
+                    "sslverify": disk.is_verified, "timeout": 60,
+                });
+                let secret = format!("secret,id=password,file={}", disk.password.path().display());
+                let disk = json!({ "driver": "raw", "size": disk.size, "read-only": true, "file": file });
+                vec!["--object".into(), secret.into(), format!("json:{disk}").into()]
             }
         }
     }
@@ -97,7 +123,8 @@ fn percent(line: &str) -> Option<f64> {
     line.trim().strip_prefix('(')?.strip_suffix("/100%)")?.parse().ok()
 }
 
-/// An image's disk in a file without a name, beside the image.
+/// An image's disk in a file without a name, beside the image; or a text that only this process's tools are to read.
+#[derive(Debug)]
 pub struct TemporaryRaw {
     file: File,
 }
@@ -106,6 +133,14 @@ impl TemporaryRaw {
     /// A file that may have no name.
     pub fn of(file: File) -> Self {
         TemporaryRaw { file }
+    }
+
+    /// A file in memory with a text, for secrets.
+    pub fn in_memory(text: &str) -> Result<Self> {
+        use std::io::Write;
+        let mut file = File::from(rustix::fs::memfd_create("secret", rustix::fs::MemfdFlags::CLOEXEC)?);
+        file.write_all(text.as_bytes())?;
+        Ok(TemporaryRaw { file })
     }
 
     /// A path under which this process's file can be opened.

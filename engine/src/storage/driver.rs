@@ -6,6 +6,7 @@
 
 use super::config::Entry;
 use super::content::Content;
+use super::convert::RemoteDisk;
 use super::feature::{self, Capability, Feature, State};
 use super::stream::{self, Export, Import};
 use super::unfinished::{Allocated, Unfinished};
@@ -201,6 +202,11 @@ pub trait Driver: Sync {
     /// Nobody on this node needs the volume any longer.
     fn deactivate_volume(&self, _storage: &Storage, _name: &str, _snapshot: Option<&str>) -> Result<()> {
         Ok(())
+    }
+
+    /// A disk that another machine's web server has, for imports; `None` where disks are files or devices of this node.
+    fn remote_disk(&self, _storage: &Storage, _name: &str) -> Result<Option<RemoteDisk>> {
+        Ok(None)
     }
 
     /// Size and format of an existing volume.

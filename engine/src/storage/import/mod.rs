@@ -1,5 +1,5 @@
 //! Images from elsewhere become volumes: files of content type `import`, disks within appliances, files of the
-//! administrator; raw, qcow2, VMDK, VHDX, VPC, also compressed.
+//! administrator; raw, qcow2, VMDK, VHDX, VPC, VDI, also compressed.
 //!
 //! Such an image may be hostile: before any program opens it, its header must say that it is complete in itself.
 
@@ -60,6 +60,9 @@ pub fn import_image(ctx: &Context, wanted: &ImportImage, progress: &mut dyn FnMu
             copy(ctx, &Copy { source: file, snapshot: None, storage, vmid, format, kind, limit }, progress)
         }
         Content::Import => {
+            if let Some(disk) = driver.remote_disk(&storage, &file.name)? {
+                return convert_input(ctx, wanted, Input::Remote(&disk), disk.size, progress);
+            }
             let path = driver.activate_volume(&storage, &file.name, None)?;
             match file.name.parse::<Name>() {
                 Ok(Name::Packed(_, disk, format)) => convert_packed(ctx, wanted, &path, &disk, format, progress),
@@ -127,7 +130,10 @@ fn convert_file(
     convert_input(ctx, wanted, Input::File(path, detected), size, progress)
 }
 
-/// Formats that guests' volumes never have but other products export: VHDX and VPC. Neither can refer to other files
+/// What images of VirtualBox have at byte 64. (QEMU: block/vdi.c)
+const VDI: u32 = 0xbeda_107f;
+
+/// Formats that guests' volumes never have but other products export: VHDX, VPC and VDI. None can refer to other files
 /// in QEMU's implementation.
 fn foreign_format(file: &File) -> Result<Option<&'static str>> {
     let length = file.metadata()?.len();
@@ -136,6 +142,11 @@ fn foreign_format(file: &File) -> Result<Option<&'static str>> {
         file.read_exact_at(&mut start, 0)?;
         if &start == b"vhdxfile" {
             return Ok(Some("vhdx"));
+        }
+        let mut signature = [0; 4];
+        file.read_exact_at(&mut signature, 64)?;
+        if u32::from_le_bytes(signature) == VDI {
+            return Ok(Some("vdi"));
         }
         let mut end = start;
         file.read_exact_at(&mut end, length - 512)?;
