@@ -5,9 +5,10 @@
 use compat_tests::console::{Socket, Viewer};
 use compat_tests::guest::busybox_template;
 use compat_tests::terminal::dialogue;
-use compat_tests::{Node, process};
+use compat_tests::{Client, Node, process};
 use std::fs;
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 
 const CONTAINER: &str = "/nodes/pve1/lxc/8361";
 
@@ -55,6 +56,8 @@ fn terminals_lead_into_the_container() {
     });
     drop(viewer);
 
+    spice_needs_its_program(&node, &client);
+
     // On a terminal of its own, with its size and its end.
     let entered = dialogue(&node, "pct enter 8361", &[("# ", "echo in-$((1+1)); tty; exit 3\n")]);
     assert!(entered.contains("in-2") && entered.contains("/dev/pts/"), "{entered}");
@@ -71,4 +74,43 @@ fn terminals_lead_into_the_container() {
     socket.write_all(line.as_bytes()).unwrap();
     assert_eq!(node.wait_task(&client, &closed["upid"]), "CT 8361 not running");
     node.finish(&client, &client.delete(CONTAINER).data());
+}
+
+/// Stands for `spiceterm`: opens the port that it is told and writes down what it got.
+const SPICETERM: &str = r#"#!/usr/bin/env python3
+import os, socket, sys
+port = int(sys.argv[sys.argv.index("--port") + 1])
+listener = socket.socket()
+listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+listener.bind(("127.0.0.1", port))
+listener.listen()
+with open(sys.argv[0] + ".log", "w") as log:
+    print(*sys.argv[1:], file=log)
+    print(os.environ["SPICE_TICKET"], file=log)
+"#;
+
+/// Debian has no `spiceterm`: the answer says what is missing. Where it is installed, it gets the container's terminal.
+fn spice_needs_its_program(node: &Node, client: &Client) {
+    let refused = client.post(&format!("{CONTAINER}/spiceproxy"), &[]);
+    assert_eq!(refused.status, 500);
+    assert!(refused.text().contains("'spiceterm'"), "{}", refused.text());
+    let directory = node.path("spice");
+    let program = directory.join("spiceterm");
+    fs::create_dir(&directory).unwrap();
+    fs::write(&program, SPICETERM).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let path = format!("{}:{}", directory.display(), std::env::var("PATH").unwrap());
+    let mut pvesh = node.program("pvesh");
+    pvesh.args(["create", &format!("{CONTAINER}/spiceproxy"), "--output-format", "json"]).env("PATH", path);
+    let ran = pvesh.output().unwrap();
+    let text = String::from_utf8_lossy(&ran.stdout).into_owned();
+    let settings: serde_json::Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+    assert_eq!((&settings["type"], &settings["title"]), (&"spice".into(), &"CT 8361".into()), "{settings}");
+    let log = fs::read_to_string(directory.join("spiceterm.log")).unwrap();
+    let (words, ticket) = log.trim_end().split_once('\n').unwrap();
+    let port = &settings["tls-port"];
+    let start =
+        format!("--port {port} --addr 127.0.0.1 --timeout 40 --authpath /vms/8361 --permissions VM.Console -- ");
+    assert!(words.starts_with(&start) && words.contains("lxc-attach"), "{words}");
+    assert_eq!(settings["password"], ticket);
 }

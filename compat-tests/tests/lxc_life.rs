@@ -154,6 +154,32 @@ fn unprivileged_in_an_image() {
     whole_life("8314", &["--rootfs", "local:0.25"], 100_000);
 }
 
+/// While the container runs and when it does not, and of its own file system alone.
+#[test]
+fn blocks_of_removed_files_are_given_back() {
+    let node = node();
+    create(&node, "8320", &["--rootfs", "local:0.25", "--unprivileged", "1"]);
+    let image = node.path("var/lib/vz/images/8320/vm-8320-disk-0.raw");
+    let used = || fs::metadata(&image).unwrap().blocks() * 512;
+    for runs in [true, false] {
+        node.run("pct", &["start", "8320"]).ok();
+        let write = "dd if=/dev/urandom of=/root/big bs=1M count=64 2>/dev/null && sync && rm /root/big && sync";
+        exec(&node, "8320", &["sh", "-c", write]).ok();
+        assert!(used() > 64 << 20, "{}", used());
+        if !runs {
+            node.run("pct", &["stop", "8320"]).ok();
+        }
+        let said = node.run("pct", &["fstrim", "8320"]).ok();
+        assert!(said.starts_with("/: ") && said.contains(" MiB (") && said.ends_with(" bytes) trimmed\n"), "{said}");
+        assert!(used() < 32 << 20, "{} bytes are left, {said}", used());
+        node.run("pct", &["stop", "8320"]);
+    }
+    let checked = node.run("pct", &["fsck", "8320"]);
+    assert!(checked.code == 0 && checked.stdout.contains("clean"), "{checked:?}");
+    node.run("pct", &["destroy", "8320"]).ok();
+    assert_nothing_left(&node, "8320");
+}
+
 #[test]
 fn limits_links_and_mounts_are_real() {
     let node = node();

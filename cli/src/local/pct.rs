@@ -4,7 +4,7 @@ use super::{Row, command};
 use crate::invocation::Invocation;
 use crate::output;
 use engine::lxc::transfer::Attributes;
-use engine::lxc::{exec, inspect, transfer};
+use engine::lxc::{exec, inspect, transfer, trim};
 use engine::{Error, Result, Vmid};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -102,7 +102,7 @@ fn print_line(line: &str) {
 
 fn fstrim(invocation: &Invocation) -> Result<ExitCode> {
     let only_root = invocation.flag("ignore-mountpoints");
-    inspect::trim(&invocation.ctx, vmid(invocation)?, only_root, print_line)?;
+    trim::trim(&invocation.ctx, vmid(invocation)?, only_root, print_line)?;
     Ok(ExitCode::SUCCESS)
 }
 

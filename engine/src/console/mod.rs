@@ -15,6 +15,7 @@ mod picture;
 mod pty;
 mod relay;
 mod rfb;
+pub mod spice;
 mod terminal;
 
 pub use picture::serve as serve_picture;

@@ -147,41 +147,6 @@ pub fn check_file_system(ctx: &Context, vmid: Vmid, key: &str, force: bool, prin
     command::run_lines("fsck", &arguments, |_, line| print(line))
 }
 
-/// Gives back blocks that files of a container no longer use; bind mounts and read-only ones are left out. A running
-/// container's are trimmed through its own mounts. What fstrim prints goes to `print`.
-pub fn trim(ctx: &Context, vmid: Vmid, only_root: bool, print: impl Fn(&str)) -> Result<()> {
-    let _lock = lock::acquire(ctx, &lock::guest(vmid), "pct fstrim", |_| {})?;
-    let config = guest::load(ctx, GuestKind::Lxc, vmid)?;
-    guest::check_lock(&config)?;
-    let part = config.current;
-    let mounts = volume::mounts(&part)?;
-    let trim_all = |root: &std::path::Path| {
-        for point in mounts.iter().filter(|point| point.source() != Source::Bind && !point.read_only()) {
-            if only_root && point.key != "rootfs" {
-                continue;
-            }
-            let beneath = super::rootfs::RootDirectory::open(root, &IdMap::default())?;
-            let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::DIRECTORY;
-            let directory = beneath.open_path(point.target(), flags).context(|| point.target().to_owned())?;
-            // The descriptor leads fstrim to the directory, whatever the container makes of its path.
-            let path = format!("/proc/{}/fd/{}", std::process::id(), std::os::fd::AsRawFd::as_raw_fd(&directory));
-            match command::run("fstrim", &["-v", &path]) {
-                Ok(output) => {
-                    print(&format!("{}{}", point.target(), output.stdout.trim_start_matches(&path).trim_end()))
-                }
-                Err(error) => print(&format!("{}: {}", point.key, error.message())),
-            }
-        }
-        Ok(())
-    };
-    match monitor::init(ctx, vmid) {
-        Some(init) => trim_all(std::path::Path::new(&format!("/proc/{}/root", init.pid))),
-        None => {
-            mount::in_own_namespace(|| trim_all(&mount::mount_all(ctx, vmid, &mounts, &IdMap::of(&part)?, false)?.path))
-        }
-    }
-}
-
 /// Puts the sizes in configurations right and enters volumes that no configuration names, for one container or all.
 /// (PVE: LXC.pm, rescan)
 pub fn rescan(ctx: &Context, wanted: Option<Vmid>, dry_run: bool, print: impl Fn(&str)) -> Result<()> {

@@ -47,6 +47,7 @@ pub mod status;
 pub mod stop;
 mod template;
 pub mod transfer;
+pub mod trim;
 mod unpacked;
 pub mod update;
 mod view;

@@ -1,13 +1,13 @@
 //! SPICE displays: a free port when a VM starts, and what a viewer is told.
 //!
 //! Ports are given out from `/run/qemu-server/spice-ports`, one line each, for the time that QEMU needs to open its own.
-//! (PVE: qemu-server PVE/API2/Qemu.pm, spiceproxy; pve-access-control PVE/AccessControl.pm, remote_viewer_config)
+//! (PVE: qemu-server PVE/API2/Qemu.pm, spiceproxy)
 
 use super::config::Vm;
 use super::{files, qmp::Monitor};
 use crate::access::spice_ticket;
-use crate::{Context, Error, Result, Vmid, error::ResultExt, file, guest, node};
-use openssl::x509::X509;
+use crate::console::spice::settings;
+use crate::{Context, Error, Result, Vmid, file, guest, node};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, TcpListener};
@@ -73,48 +73,10 @@ pub fn viewer(ctx: &Context, vmid: Vmid, proxy: Option<&str>) -> Result<Value> {
     let port = port.ok_or_else(|| Error::new("no spice port"))?;
     let ticket = spice_ticket::assemble(ctx, vmid, port)?;
     let name = config.current.get("name").map(|name| format!(" - {name}")).unwrap_or_default();
-    let settings = json!({
-        "type": "spice",
-        "title": format!("VM {vmid}{name}"),
-        "host": ticket.host,
-        "host-subject": subject(ctx)?,
-        "ca": file::read_or_empty(&ctx.root.etc_pve("pve-root-ca.pem"))?.replace('\n', "\\n"),
-        "proxy": format!("http://{}:3128", proxy_host(ctx, proxy)),
-        "tls-port": port,
-        "password": ticket.password,
-        "secure-attention": "Ctrl+Alt+Ins",
-        "toggle-fullscreen": "Shift+F11",
-        "release-cursor": "Ctrl+Alt+R",
-        "delete-this-file": 1,
-    });
+    let settings = settings(ctx, &format!("VM {vmid}{name}"), &ticket, port, proxy)?;
     monitor.execute("set_password", json!({"protocol": "spice", "password": ticket.password}))?;
     monitor.execute("expire_password", json!({"protocol": "spice", "time": "+30"}))?;
     Ok(settings)
-}
-
-/// Where viewers find the proxy: as the client says, or by this node's name.
-fn proxy_host(ctx: &Context, proxy: Option<&str>) -> String {
-    match proxy {
-        Some(address) if address.parse::<std::net::Ipv6Addr>().is_ok() => format!("[{address}]"),
-        Some(name) => name.to_owned(),
-        None => node::certificate::full_name(ctx),
-    }
-}
-
-/// The subject of the node's certificate as viewers write it: `OU=…,O=…,CN=…`.
-fn subject(ctx: &Context) -> Result<String> {
-    let path = ctx.root.etc_pve(&format!("nodes/{}/pve-ssl.pem", ctx.node));
-    let pem = std::fs::read(&path).context(|| format!("unable to read '{}'", path.display()))?;
-    let unreadable = |error| Error::new(format!("{}: {error}", path.display()));
-    let certificate = X509::from_pem(&pem).map_err(unreadable)?;
-    let entries = certificate.subject_name().entries();
-    let entry = |entry: &openssl::x509::X509NameEntryRef| {
-        let key = entry.object().nid().short_name().unwrap_or("UNDEF").to_owned();
-        let value = entry.data().to_string().unwrap_or_default();
-        // A comma of a name is no separator.
-        format!("{key}={}", value.replace(',', "\\,"))
-    };
-    Ok(entries.map(entry).collect::<Vec<_>>().join(","))
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Consoles of a container. (PVE: API2/LXC.pm vncproxy, termproxy, vncwebsocket; LXC.pm get_console_command)
+//! Consoles of a container. (PVE: API2/LXC.pm vncproxy, termproxy, spiceproxy, vncwebsocket; LXC.pm get_console_command)
 
 use super::vmid;
 use crate::config::guest::{GuestKind, Part};
@@ -11,6 +11,7 @@ use crate::{Call, Context, Reply, Result, Vmid, bail, guest};
 pub const METHODS: &[Binding] = &[
     post("/nodes/{node}/lxc/{vmid}/termproxy", terminal),
     post("/nodes/{node}/lxc/{vmid}/vncproxy", picture),
+    post("/nodes/{node}/lxc/{vmid}/spiceproxy", spice),
     get("/nodes/{node}/lxc/{vmid}/vncwebsocket", web_socket),
 ];
 
@@ -24,6 +25,10 @@ fn wish(vmid: Vmid, is_picture: bool) -> Wish<'static> {
 
 /// The program that joins a terminal with the container's.
 fn program(ctx: &Context, vmid: Vmid, part: &Part) -> Result<Behind> {
+    words(ctx, vmid, part).map(Behind::Program)
+}
+
+fn words(ctx: &Context, vmid: Vmid, part: &Part) -> Result<Vec<String>> {
     if monitor::init(ctx, vmid).is_none() {
         bail!("CT {vmid} not running");
     }
@@ -33,7 +38,7 @@ fn program(ctx: &Context, vmid: Vmid, part: &Part) -> Result<Behind> {
         "console" => &["lxc-console", "-P", &place, "-n", &vmid, "-t", "0", "-e", NO_ESCAPE],
         _ => &["lxc-console", "-P", &place, "-n", &vmid, "-e", NO_ESCAPE],
     };
-    Ok(Behind::Program(words.iter().map(|word| (*word).to_owned()).collect()))
+    Ok(words.iter().map(|word| (*word).to_owned()).collect())
 }
 
 fn terminal(call: &Call) -> Result<Reply> {
@@ -50,6 +55,14 @@ fn picture(call: &Call) -> Result<Reply> {
     console::open(call, &wish(vmid, true), |task, console| {
         console::serve_picture(task, console, || program(task.ctx, vmid, &part))
     })
+}
+
+fn spice(call: &Call) -> Result<Reply> {
+    let vmid = vmid(call)?;
+    let part = guest::load(call.ctx, GuestKind::Lxc, vmid)?.current;
+    let command = words(call.ctx, vmid, &part)?;
+    let wish = Wish { kind: "spiceproxy", ..wish(vmid, true) };
+    console::spice::open(call, &wish, &format!("CT {vmid}"), vmid, &command)
 }
 
 fn web_socket(call: &Call) -> Result<Reply> {
