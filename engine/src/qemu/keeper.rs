@@ -55,7 +55,8 @@ fn watch(vmid: &str, pid: &str) -> Result<()> {
     let vmid: Vmid = vmid.parse().map_err(Error::new)?;
     let number: i32 = pid.parse().map_err(|_| Error::new("no process number"))?;
     let pid = Pid::from_raw(number).ok_or_else(|| Error::new("no process number"))?;
-    scope::join(&ctx, vmid);
+    // Outside it keeps as well, until the service ends; and QEMU may have ended already.
+    let _ = scope::join(&ctx, number.cast_unsigned());
     let ended = pidfd_open(pid, PidfdFlags::empty())?;
     let mut last = Vec::new();
     let mut words = File::from(rustix::io::dup(std::io::stdin())?);

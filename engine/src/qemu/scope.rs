@@ -2,7 +2,8 @@
 //! (PVE: qemu-server QemuServer.pm, vm_start_nolock)
 
 use super::config::Vm;
-use crate::{Context, Error, Result, command};
+use crate::{Context, Error, Result, command, error::ResultExt};
+use std::fs;
 use std::path::Path;
 
 /// The words in front of the command of a server that a VM needs beside QEMU. It ends by itself when QEMU does.
@@ -28,16 +29,21 @@ pub fn change(ctx: &Context, vmid: crate::Vmid, key: &str, value: Option<&str>) 
 }
 
 /// Moves this process, the VM's keeper, into the VM's scope: an end of the service that started it is not its end.
-pub fn join(ctx: &Context, vmid: crate::Vmid) {
+/// (systemd moves processes for others only into units with delegation.)
+pub fn join(ctx: &Context, qemu: u32) -> Result<()> {
     if has_scopes(ctx) {
-        let unit = format!("{vmid}.scope");
-        let mut words = ["call", "org.freedesktop.systemd1", "/org/freedesktop/systemd1"].to_vec();
-        words.extend(["org.freedesktop.systemd1.Manager", "AttachProcessesToUnit", "ssau", &unit, "", "1"]);
-        let pid = std::process::id().to_string();
-        words.push(&pid);
-        // Outside it keeps as well, until the service ends.
-        let _ = command::run("busctl", &words);
+        let groups = fs::read_to_string(format!("/proc/{qemu}/cgroup"))?;
+        for line in groups.lines() {
+            // systemd's own hierarchy: the only one with version 2, one of many before.
+            let place = match line.split_once(':').and_then(|(_, rest)| rest.split_once(':')) {
+                Some(("", place)) => format!("/sys/fs/cgroup{place}/cgroup.procs"),
+                Some(("name=systemd", place)) => format!("/sys/fs/cgroup/systemd{place}/cgroup.procs"),
+                _ => continue,
+            };
+            fs::write(&place, std::process::id().to_string()).context(|| place)?;
+        }
     }
+    Ok(())
 }
 
 /// Nodes below a directory, and machines without systemd, have no scopes.
