@@ -30,6 +30,14 @@ for vlan in 10 20; do
 done
 for last in $(seq 200 231); do ip addr add 10.10.0.$last/24 dev far.10; done";
 
+/// Gives the VM whose hardware address is the argument an address in VLAN 10, and a program that does nothing.
+const BOOT_SERVER: &str = r"
+mkdir -p /srv/tftp
+printf '#!ipxe\n:again\nsleep 60\ngoto again\n' > /srv/tftp/guest.ipxe
+dnsmasq --interface=far.10 --bind-interfaces --port=0 --dhcp-range=10.10.0.100,10.10.0.110 --dhcp-host=$1,10.10.0.11 \
+  --dhcp-boot=guest.ipxe --enable-tftp --tftp-root=/srv/tftp --log-facility=/root/boot.log \
+  --dhcp-leasefile=/root/boot.leases --pid-file=";
+
 /// Many conversations with many addresses.
 const LOAD: &str = "import socket
 sockets = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(64)]
@@ -66,6 +74,15 @@ impl World {
         self.far(&format!("set -- {mode}\n{SWITCH}"));
     }
 
+    /// The outside reaches A, and A the outside.
+    #[track_caller]
+    fn vm_answers_outside(&self) {
+        wait_for("the VM to answer", 60, || {
+            let ping = ["ip", "netns", "exec", "far", "ping", "-q", "-c1", "-w2", "10.10.0.11"];
+            (self.node.run(&ping).code == 0).then_some(())
+        });
+    }
+
     fn sent(&self, card: &str) -> u64 {
         self.node.sh(&format!("cat /sys/class/net/{card}/statistics/tx_packets")).parse().unwrap()
     }
@@ -86,22 +103,28 @@ fn bond_and_one_bridge_per_vlan() {
     world.switch("802.3ad");
     world.node.apply_network(&file);
     // A is a VM, which starts while the others are made; B and C are containers.
-    assert!(world.node.vm(101, "bridge=vibr10"), "the kernel of the small VM");
+    let mac = world.node.network_vm(101, "bridge=vibr10");
+    world.far(&format!("set -- {mac}\n{BOOT_SERVER}"));
     world.node.container(102, &["bridge=vibr10"], &["10.10.0.12/24"]);
     // The second address is one of VLAN 10, to see that it is not reached there.
     world.node.container(103, &["bridge=vibr20"], &["10.20.0.13/24", "10.10.0.13/24"]);
-    world.node.await_vm(101, &["10.10.0.11/24"]);
-    world.node.reaches(101, "10.10.0.12");
-    world.node.reaches(101, "10.10.0.1");
+    wait_for("the VM to have got its file from outside", 180, || {
+        let sent = world.node.run(&["grep", "-q", "sent /srv/tftp/guest.ipxe to 10.10.0.11", "/root/boot.log"]);
+        (sent.code == 0).then_some(())
+    });
+    world.vm_answers_outside();
     world.node.reaches(102, "10.10.0.11");
+    world.node.reaches(102, "10.10.0.1");
     world.node.reaches(103, "10.20.0.1");
-    world.node.never_reaches(101, "10.10.0.13");
-    world.node.never_reaches(103, "10.10.0.1");
+    world.node.never_reaches(102, "10.10.0.13");
+    for address in ["10.10.0.1", "10.10.0.11", "10.10.0.12"] {
+        world.node.never_reaches(103, address);
+    }
 
     for mode in ["802.3ad", "balance-xor", "active-backup", "balance-alb"] {
         world.switch(mode);
         world.node.apply_network(&file.replace("bond-mode 802.3ad", &format!("bond-mode {mode}")));
-        world.node.reaches(101, "10.10.0.1");
+        world.vm_answers_outside();
         if mode == "802.3ad" {
             wait_for("both cables in one group with the partner", 60, || {
                 let shown = world.node.sh("cat /proc/net/bonding/bond0");
@@ -127,7 +150,7 @@ fn bond_and_one_bridge_per_vlan() {
 /// does.
 fn lost_while_cables_are_pulled(world: &World) -> u32 {
     world.node.sh(&format!(
-        "rm -f /tmp/pings; (pct exec 102 -- ping -i 0.1 -c {PINGS} -w 120 10.10.0.1 > /tmp/pings.part 2>&1 || true; \
+        "rm -f /tmp/pings; ns=\"nsenter -n -t $(lxc-info -n 102 -p -H)\"; ($ns ping -i 0.1 -c {PINGS} -w 120 10.10.0.1 > /tmp/pings.part 2>&1 || true; \
          mv /tmp/pings.part /tmp/pings) </dev/null >/dev/null 2>&1 &"
     ));
     let carrier = |card: &str, wanted: &str| {
@@ -142,10 +165,10 @@ fn lost_while_cables_are_pulled(world: &World) -> u32 {
         cable.unplug();
         carrier(card, "down");
         // Traffic goes on over the other.
-        world.node.reaches(101, "10.10.0.1");
+        world.vm_answers_outside();
         cable.plug();
         carrier(card, "up");
-        world.node.reaches(101, "10.10.0.1");
+        world.vm_answers_outside();
     }
     let report = wait_for("the last answer", 120, || {
         let ran = world.node.run(&["cat", "/tmp/pings"]);
