@@ -109,6 +109,7 @@ fn a_debian_is_changed_while_it_works() {
     node.finish(&client, &client.put(&format!("{path}/resize"), &[("disk", "scsi0"), ("size", "+1G")]).data());
     guest.wait_for("cat /sys/block/sda/size", &(before + (1 << 21)).to_string());
     the_disk_moves_under_load(&node, &client, path, &guest);
+    memory_is_shared_out(&client, path);
     task(&node, &client, &format!("{path}/status/stop"), &[]);
     node.run("qm", &["destroy", vm]).ok();
 }
@@ -241,6 +242,20 @@ fn devices_are_plugged(client: &Client, path: &str, guest: &Visitor) {
     let pending = client.get(&format!("{path}/pending")).data();
     let waiting = |row: &&Value| row.get("pending").is_some() || row.get("delete").is_some();
     assert_eq!(pending.as_array().unwrap().iter().find(waiting), None);
+}
+
+/// The node takes from the guest what both have agreed to, and gives it back.
+fn memory_is_shared_out(client: &Client, path: &str) {
+    const MIB: u64 = 1 << 20;
+    let now = || client.get(&format!("{path}/status/current")).data()["balloon"].as_u64().unwrap();
+    let inside = client.get(&format!("{path}/status/current")).data();
+    assert!(inside["freemem"].as_u64().is_some_and(|free| free > 0 && free < 1536 * MIB), "{inside}");
+    client.put(&format!("{path}/config"), &[("balloon", "1300")]).data();
+    assert_eq!(now(), 1536 * MIB);
+    client.put("/nodes/pve1/config", &[("ballooning-target", "0")]).data();
+    wait_for("memory that is taken", 120, || (now() == 1300 * MIB).then_some(()));
+    client.put("/nodes/pve1/config", &[("ballooning-target", "100")]).data();
+    wait_for("memory that is given back", 120, || (now() == 1536 * MIB).then_some(()));
 }
 
 fn the_disk_moves_under_load(node: &Node, client: &Client, path: &str, guest: &Visitor) {

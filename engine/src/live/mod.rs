@@ -11,6 +11,7 @@
 //! know, and waits for each of them a moment. Nothing else here waits for a guest or a storage, or writes a file but the
 //! history.
 
+mod balloon;
 pub mod counters;
 mod facts;
 pub mod history;
@@ -253,14 +254,32 @@ fn remember(shared: &Arc<Shared>) {
 fn ask_machines(shared: &Arc<Shared>, stop: &OwnedFd) {
     while !wait_for(&[stop.as_fd()], MEASURE) {
         let machines = shared.lock_guests().0.running_machines();
+        let mut balloons = Vec::new();
         for (vmid, process) in machines {
             if let Ok(told) = qemu::status::told(&shared.ctx, vmid) {
-                shared.lock_guests().0.take_told(vmid, process, &told);
+                let mut guests = shared.lock_guests();
+                guests.0.take_told(vmid, process, &told.usage);
+                balloons.extend(guests.0.balloon(vmid, &told));
             }
             if wait_for(&[stop.as_fd()], Duration::ZERO) {
                 return;
             }
         }
+        share_memory(&shared.ctx, &balloons);
+    }
+}
+
+/// Takes memory from VMs or gives it back, so that the node keeps some free.
+fn share_memory(ctx: &Context, balloons: &[balloon::Guest]) {
+    if balloons.is_empty() {
+        return;
+    }
+    // Without the option, or while it cannot be read, it is PVE's default.
+    let target = crate::node::options::ballooning_target(ctx).unwrap_or(80);
+    let memory = node::Memory::read();
+    for (vmid, bytes) in balloon::plan(balloons, balloon::goal(memory.total, memory.used(), target)) {
+        // A VM that ends meanwhile needs none; the others are asked again in a moment.
+        let _ = qemu::status::set_balloon(ctx, vmid, bytes);
     }
 }
 

@@ -3,9 +3,10 @@
 use super::facts::GuestFacts;
 use super::running::{self, Running, Usage};
 use super::watch::{Changes, KINDS, Watch};
-use super::{GuestRow, Problem};
+use super::{GuestRow, Problem, balloon};
 use crate::config::guest::{GuestConfig, GuestKind};
 use crate::process::ProcessId;
+use crate::qemu::status::Told;
 use crate::{Context, Result, Vmid, guest};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::collections::{BTreeMap, BTreeSet};
@@ -99,6 +100,16 @@ impl Table {
         if let Some(running) = entry.filter(|running| running.process == process) {
             running.usage.take_told(told);
         }
+    }
+
+    /// A running VM as one that memory is shared with, if it has agreed to that and its driver answers.
+    pub fn balloon(&self, vmid: Vmid, told: &Told) -> Option<balloon::Guest> {
+        let facts = &self.entries.get(&(vmid, GuestKind::Qemu))?.facts;
+        let (least, shares) = facts.balloon_min.zip(facts.shares.filter(|shares| *shares > 0))?;
+        if facts.lock.as_deref() == Some("migrate") {
+            return None;
+        }
+        Some(balloon::Guest { vmid, now: told.balloon?, least, most: facts.memory, shares, free: told.free_inside })
     }
 
     /// What ends when a guest does.

@@ -14,7 +14,7 @@ mod guests;
 pub mod handlers;
 mod index;
 mod journal;
-mod options;
+pub mod options;
 pub mod overview;
 mod power;
 mod report;

@@ -20,6 +20,12 @@ pub fn start_delay(ctx: &Context) -> Result<u64> {
     Ok(config.values.get("startall-onboot-delay").and_then(|text| text.parse().ok()).unwrap_or(0))
 }
 
+/// How many per cent of the node's memory may be in use before VMs have to give some back.
+pub fn ballooning_target(ctx: &Context) -> Result<u64> {
+    let config = FlatConfig::parse(&file::read_or_empty(&path(ctx))?);
+    Ok(config.values.get("ballooning-target").and_then(|text| text.parse().ok()).unwrap_or(80))
+}
+
 /// `GET /nodes/{node}/config`; empty while nothing has been set.
 pub fn get(call: &Call) -> Result<Reply> {
     let text = file::read_or_empty(&path(call.ctx))?;

@@ -122,7 +122,7 @@ fn change(ctx: &Context, vmid: Vmid, config: &GuestConfig, key: &str) -> Option<
         return Some(outcome);
     }
     match key {
-        "balloon" => return change_balloon(ctx, vmid, &config.current, new),
+        "balloon" => return change_balloon(ctx, vmid, &config.current, new, false),
         "hotplug" => return (!grows(Some(new)) && !grows(old)).then_some(Ok(())),
         "agent" => return is_trim_only(old?, new).then_some(Ok(())),
         "cpuunits" | "cpulimit" => return Some(scope::change(ctx, vmid, key, Some(new))),
@@ -143,7 +143,7 @@ fn unplug(ctx: &Context, vmid: Vmid, config: &GuestConfig, key: &str) -> Option<
             let memory = Vm::new(vmid, &config.current).memory();
             return memory.map_or_else(
                 |error| Some(Err(error)),
-                |memory| change_balloon(ctx, vmid, &config.current, &memory.to_string()),
+                |memory| change_balloon(ctx, vmid, &config.current, &memory.to_string(), true),
             );
         }
         _ => {}
@@ -210,7 +210,12 @@ fn may_be_plugged(vmid: Vmid, part: &Part, key: &str) -> bool {
     match Slot::of_key(key) {
         Some(slot) => allowed.disk && matches!(slot.bus, Bus::Scsi | Bus::Virtio),
         None if number_of(key, "net").is_some() => allowed.network,
-        None if number_of(key, "usb").is_some() || key == "tablet" => allowed.usb,
+        // Other systems have no controller that takes them. (PVE: QemuServer.pm, is_usb_hotplug_supported)
+        None if number_of(key, "usb").is_some() => {
+            let vm = Vm::new(vmid, part);
+            allowed.usb && (vm.ostype() == Some("l26") || vm.windows() > 7)
+        }
+        None if key == "tablet" => allowed.usb,
         None => allowed.cpu && key == "vcpus" || allowed.memory && key == "memory",
     }
 }
@@ -282,11 +287,15 @@ fn change_medium(ctx: &Context, vmid: Vmid, new: &Drive) -> Option<Result<()>> {
     })())
 }
 
-fn change_balloon(ctx: &Context, vmid: Vmid, current: &Part, new: &str) -> Option<Result<()>> {
+fn change_balloon(ctx: &Context, vmid: Vmid, current: &Part, new: &str, is_deleted: bool) -> Option<Result<()>> {
     // Without the device there is nothing to inflate, and it cannot be added or removed here.
     let target: u64 = new.parse().ok()?;
     if current.get("balloon") == Some("0") || target == 0 {
         return None;
+    }
+    // Those with a weight are told by the node how much they get, as long as its memory is shared out.
+    if current.get("shares") != Some("0") && !is_deleted {
+        return Some(Ok(()));
     }
     let change =
         Monitor::connect(ctx, vmid).and_then(|mut monitor| monitor.execute("balloon", json!({"value": target << 20})));

@@ -82,8 +82,7 @@ fn ask_qemu(ctx: &Context, vm: &Vm, row: &mut Map<String, Value>) -> Result<()> 
     row.insert("diskread".into(), total(&blocks, "rd_bytes").into());
     row.insert("diskwrite".into(), total(&blocks, "wr_bytes").into());
     row.insert("blockstat".into(), by_drive(&blocks));
-    // Fails without a balloon.
-    if let Ok(balloon) = monitor.execute("query-balloon", json!({})) {
+    if let Some(balloon) = query_balloon(&mut monitor, TOLD) {
         if let Some(inside) = memory_inside(&balloon) {
             row.insert("mem".into(), inside.into());
             row.insert("freemem".into(), balloon["free_mem"].clone());
@@ -97,21 +96,41 @@ fn ask_qemu(ctx: &Context, vm: &Vm, row: &mut Map<String, Value>) -> Result<()> 
     Ok(())
 }
 
+/// What only QEMU knows of a running VM.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Told {
+    /// What lists show.
+    pub usage: Usage,
+    /// Bytes of memory that its balloon leaves it.
+    pub balloon: Option<u64>,
+    /// Bytes of memory that are free inside, if the guest tells.
+    pub free_inside: Option<u64>,
+}
+
 /// What only QEMU knows of a running VM, for lists. Asked on the socket for events, so that no task waits for it.
 ///
 /// # Errors
 /// When QEMU does not answer soon.
-pub fn told(ctx: &Context, vmid: Vmid) -> Result<Usage> {
+pub fn told(ctx: &Context, vmid: Vmid) -> Result<Told> {
     let mut monitor = Monitor::connect_beside(ctx, vmid, TOLD)?;
     let blocks = monitor.execute_within("query-blockstats", json!({}), TOLD)?;
-    // Fails without a balloon.
-    let balloon = monitor.execute_within("query-balloon", json!({}), TOLD).unwrap_or_default();
-    Ok(Usage {
+    let balloon = query_balloon(&mut monitor, TOLD).unwrap_or_default();
+    let usage = Usage {
         disk_read: total(&blocks, "rd_bytes"),
         disk_written: total(&blocks, "wr_bytes"),
         memory_inside: memory_inside(&balloon),
         ..Usage::default()
-    })
+    };
+    Ok(Told { usage, balloon: balloon["actual"].as_u64(), free_inside: balloon["free_mem"].as_u64() })
+}
+
+/// Tells a VM's balloon how many bytes of memory it is to leave the guest.
+///
+/// # Errors
+/// When QEMU does not answer soon, or there is no balloon.
+pub fn set_balloon(ctx: &Context, vmid: Vmid, bytes: u64) -> Result<()> {
+    let mut monitor = Monitor::connect_beside(ctx, vmid, TOLD)?;
+    monitor.execute_within("balloon", json!({"value": bytes}), TOLD).map(drop)
 }
 
 /// The sum of a counter over all drives.
@@ -130,6 +149,34 @@ fn by_drive(blocks: &Value) -> Value {
         Some((id.strip_prefix("drive-").unwrap_or(id).to_owned(), block["stats"].clone()))
     });
     Value::Object(named.collect())
+}
+
+/// The balloon, with what the guest's driver tells of its memory; `None` without a balloon. Only Proxmox's QEMU has both
+/// in one answer.
+fn query_balloon(monitor: &mut Monitor, timeout: Duration) -> Option<Value> {
+    const TOLD_BY_DRIVER: [(&str, &str); 6] = [
+        ("total_mem", "stat-total-memory"),
+        ("free_mem", "stat-free-memory"),
+        ("mem_swapped_in", "stat-swap-in"),
+        ("mem_swapped_out", "stat-swap-out"),
+        ("major_page_faults", "stat-major-faults"),
+        ("minor_page_faults", "stat-minor-faults"),
+    ];
+    let mut balloon = monitor.execute_within("query-balloon", json!({}), timeout).ok()?;
+    if balloon.get("total_mem").is_none() {
+        let place = json!({"path": "machine/peripheral/balloon0", "property": "guest-stats"});
+        let told = monitor.execute_within("qom-get", place, timeout).unwrap_or_default();
+        for (name, stat) in TOLD_BY_DRIVER {
+            // What the driver has not told is the largest number.
+            if let Some(number) = told["stats"][stat].as_u64().filter(|number| *number != u64::MAX) {
+                balloon[name] = number.into();
+            }
+        }
+        if told["last-update"].as_i64().is_some_and(|time| time > 0) {
+            balloon["last_update"] = told["last-update"].clone();
+        }
+    }
+    Some(balloon)
 }
 
 /// Bytes that the guest itself says are in use, if its driver reports at all.
