@@ -329,7 +329,12 @@ fn commands_find_their_container_on_a_busy_machine() {
     node.run("pct", &["start", "8319"]).ok();
     let is_over = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        let busy: Vec<_> = (0..4).map(|_| scope.spawn(|| while !is_over.load(Ordering::Relaxed) {})).collect();
+        let spin = || {
+            while !is_over.load(Ordering::Relaxed) {
+                std::hint::spin_loop()
+            }
+        };
+        let busy: Vec<_> = (0..4).map(|_| scope.spawn(spin)).collect();
         let users: Vec<_> = (0..4)
             .map(|user| {
                 let node = &node;
