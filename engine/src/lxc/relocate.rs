@@ -193,7 +193,8 @@ pub fn reassign(task: &Task, wanted: &Reassign) -> Result<()> {
         })?;
     } else {
         let set = [(target_key.clone(), value)].into();
-        update::change(ctx, *target, &update::Change { set, ..update::Change::default() }).or_else(|error| {
+        let change = update::Change { set, ..update::Change::default() };
+        update::change(ctx, *target, &change, &|text| task.warn(text)).or_else(|error| {
             task.warn(error.message());
             Ok::<(), Error>(())
         })?;

@@ -48,13 +48,13 @@ impl Change {
 /// # Errors
 /// What could not be applied, by option (400); such options are unchanged if the container is stopped, and pending if it
 /// runs.
-pub fn change(ctx: &Context, vmid: Vmid, change: &Change) -> Result<()> {
+pub fn change(ctx: &Context, vmid: Vmid, change: &Change, warn: &dyn Fn(&str)) -> Result<()> {
     let mut change = change.clone();
     normalize(ctx, &mut change.set)?;
     guest::update(ctx, GuestKind::Lxc, vmid, |config| {
         guest::check_lock(config)?;
         file::assert_digest(&config.digest, change.digest.as_deref())?;
-        enter(vmid, config, &change)
+        enter(vmid, config, &change, warn)
     })?;
     let running = monitor::init(ctx, vmid).is_some();
     let errors = apply(ctx, vmid, running, Some(&change.keys()))?;
@@ -146,10 +146,15 @@ fn check_mtu(ctx: &Context, net: &Interface) -> Result<()> {
 }
 
 /// Puts a change into the pending section.
-fn enter(vmid: Vmid, config: &mut GuestConfig, change: &Change) -> Result<()> {
+fn enter(vmid: Vmid, config: &mut GuestConfig, change: &Change, warn: &dyn Fn(&str)) -> Result<()> {
     change.revert.iter().for_each(|key| drop_pending(config, key));
     let protected = config.current.flag("protection");
     for key in &change.delete {
+        if value_of(&config.current, key).is_none() && value_of(&config.pending.part, key).is_none() {
+            warn(&format!("cannot delete '{key}' - not set in current configuration!"));
+            config.pending.delete.remove(key);
+            continue;
+        }
         let is_drive = volume::is_mount_key(key) || volume::is_unused_key(key);
         if matches!(key.as_str(), "memory" | "rootfs" | "ostype") {
             bail!("unable to delete required option '{key}'");
@@ -158,11 +163,9 @@ fn enter(vmid: Vmid, config: &mut GuestConfig, change: &Change) -> Result<()> {
         } else if is_drive && protected {
             bail!("can't remove CT {vmid} drive '{key}' - protection mode enabled");
         }
-        let pending = remove_value(&mut config.pending.part, key);
+        remove_value(&mut config.pending.part, key);
         if value_of(&config.current, key).is_some() {
             config.pending.delete.insert(key.clone(), false);
-        } else if !pending {
-            config.pending.delete.remove(key);
         }
     }
     for (key, value) in &change.set {
@@ -468,9 +471,16 @@ mod tests {
     #[test]
     fn a_stopped_container_changes_at_once() {
         let (_directory, ctx, vmid) = node("hostname: a\nmemory: 512\n");
-        change(&ctx, vmid, &set(&[("hostname", "b"), ("description", "text\n"), ("nameserver", "1.1.1.1,9.9.9.9")]))
-            .unwrap();
-        change(&ctx, vmid, &delete(&["nameserver", "swap"])).unwrap();
+        change(
+            &ctx,
+            vmid,
+            &set(&[("hostname", "b"), ("description", "text\n"), ("nameserver", "1.1.1.1,9.9.9.9")]),
+            &|_| {},
+        )
+        .unwrap();
+        let said = std::cell::RefCell::new(Vec::new());
+        change(&ctx, vmid, &delete(&["nameserver", "swap"]), &|text| said.borrow_mut().push(text.to_owned())).unwrap();
+        assert_eq!(said.into_inner(), ["cannot delete 'swap' - not set in current configuration!"]);
         let config = guest::load(&ctx, GuestKind::Lxc, vmid).unwrap();
         assert_eq!(config.print(), "#text\nhostname: b\nmemory: 512\n");
     }
@@ -478,7 +488,7 @@ mod tests {
     #[test]
     fn what_must_stay_is_refused() {
         let (_directory, ctx, vmid) = node("mp0: /a,mp=/a\nprotection: 1\nmemory: 512\n");
-        let text = |change_: &Change| change(&ctx, vmid, change_).unwrap_err().to_string();
+        let text = |change_: &Change| change(&ctx, vmid, change_, &|_| {}).unwrap_err().to_string();
         assert_eq!(text(&delete(&["memory"])), "unable to delete required option 'memory'");
         assert_eq!(text(&delete(&["mp0"])), "can't remove CT 100 drive 'mp0' - protection mode enabled");
         assert_eq!(text(&set(&[("unprivileged", "1")])), "unable to modify read-only option: 'unprivileged'");

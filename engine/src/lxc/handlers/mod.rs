@@ -270,7 +270,11 @@ fn put_config(call: &Call) -> Result<Reply> {
     let unprivileged = old.current.flag("unprivileged");
     let target = Target { vmid, pool: None, old: Some(&old.current), unprivileged };
     permission::check_options(ctx, target, &change.set, &[change.delete.clone(), change.revert.clone()].concat())?;
-    update::change(ctx, vmid, &change)?;
+    update::change(ctx, vmid, &change, &|text| {
+        if matches!(ctx.mode, Mode::Foreground) {
+            eprintln!("{text}");
+        }
+    })?;
     Ok(Reply::null())
 }
 
