@@ -41,7 +41,7 @@ test $(stat -c %a /etc/pve/priv/storage/smb.pw) = 600
 const TYPES: &[&str] = &[
     "ext qcow2 snapshot template",
     "xfs raw template",
-    "btr raw snapshot template linked",
+    "btr raw snapshot template linked independent",
     "thick raw",
     "chain qcow2 snapshot",
     "thin raw snapshot template linked",
