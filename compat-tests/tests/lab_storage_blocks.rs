@@ -63,6 +63,12 @@ fn every_type_takes_every_step() {
         script(&machine, kind, MATRIX);
     }
     wiped(&machine);
+}
+
+#[test]
+fn a_server_that_hangs_hurts_nobody_but_itself() {
+    let Some(machine) = Machine::start("a_server_that_hangs_hurts_nobody_but_itself", "hanging") else { return };
+    machine.sh(SETUP);
     script(&machine, "", HANG);
     script(&machine, "", SCAN);
 }
