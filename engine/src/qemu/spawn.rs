@@ -236,6 +236,8 @@ impl Keeper {
         rustix::io::write(rustix::stdio::stdout(), b"+")?;
         rustix::stdio::dup2_stdout(rustix::stdio::stderr())?;
         rustix::process::umask(Mode::from_raw_mode(0o022));
+        // A file system that somebody stood in is not to be kept busy.
+        rustix::process::chdir(c"/")?;
         let pid = CStr::from_bytes_until_nul(&number).unwrap_or(c"0");
         let words = [self.program.as_c_str(), c"keep", &self.vmid, pid].map(CStr::as_ptr);
         let words = [words[0], words[1], words[2], words[3], std::ptr::null()];
