@@ -12,7 +12,7 @@ pub const CONTROLLER: &str = "ovs-system";
 /// Where its database listens. Without it the tool would wait.
 const DATABASE: &str = "/run/openvswitch/db.sock";
 /// Seconds that a call may take.
-const PATIENCE: &str = "--timeout=20";
+const PATIENCE: &str = "--timeout=60";
 
 /// Whether Open vSwitch is installed.
 pub fn is_installed() -> bool {
