@@ -44,7 +44,7 @@ const TYPES: &[&str] = &[
     "btr raw snapshot template linked independent",
     "thick raw",
     "chain qcow2 snapshot",
-    "thin raw snapshot template linked",
+    "thin raw snapshot template linked independent",
     "nas qcow2 snapshot template",
     "smb qcow2 snapshot template",
 ];
