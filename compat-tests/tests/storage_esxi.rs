@@ -3,12 +3,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a panic is a test's report")]
 
-use compat_tests::Node;
+use compat_tests::{FileServer, Node};
 use serde_json::{Value, json};
 use std::fs;
-use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 
 const PASSWORD: &str = "pass\"wörd, 1";
 const MACHINE: &str = r#"displayName = "web one"
@@ -21,36 +20,16 @@ ethernet0.virtualDev = "vmxnet3"
 ethernet0.address = "00:50:56:00:00:01"
 "#;
 
-/// A server that ends with the test.
-struct Server {
-    child: Child,
-    port: String,
-}
-
-impl Server {
-    fn start(directory: &Path) -> Self {
-        let certificate = directory.join("certificate.pem");
-        let file = certificate.to_str().unwrap();
-        let words = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=esx"];
-        let made = Command::new("openssl").args(words).args(["-keyout", file, "-out", &format!("{file}.crt")]).output();
-        assert!(made.unwrap().status.success());
-        let both = [fs::read(file).unwrap(), fs::read(format!("{file}.crt")).unwrap()].concat();
-        fs::write(file, both).unwrap();
-        let mut command = Command::new("python3");
-        command.args(["-c", include_str!("../src/esxi.py")]).arg(directory.join("pages")).args([file, PASSWORD]);
-        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
-        let mut port = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut port).unwrap();
-        Server { child, port: port.trim().to_owned() }
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // It may have ended already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+/// A server of `pages` below a directory, with a certificate of its own.
+fn server(directory: &Path) -> FileServer {
+    let certificate = directory.join("certificate.pem");
+    let file = certificate.to_str().unwrap();
+    let words = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=esx"];
+    let made = Command::new("openssl").args(words).args(["-keyout", file, "-out", &format!("{file}.crt")]).output();
+    assert!(made.unwrap().status.success());
+    let both = [fs::read(file).unwrap(), fs::read(format!("{file}.crt")).unwrap()].concat();
+    fs::write(file, both).unwrap();
+    FileServer::esxi(&directory.join("pages"), &certificate, PASSWORD)
 }
 
 fn descriptor(extent: &str) -> String {
@@ -68,9 +47,10 @@ fn machines_of_an_esxi_server_are_imported() {
     fs::write(pages.join("delta.vmdk"), descriptor("RW 10240 VMFSSPARSE \"web-delta.vmdk\"")).unwrap();
     fs::write(pages.join("lost.vmdk"), descriptor("RW 10240 VMFS \"lost-flat.vmdk\"")).unwrap();
     fs::write(pages.join("web.vmx"), MACHINE).unwrap();
-    let server = Server::start(&node.path("esx"));
+    let server = server(&node.path("esx"));
+    let port = server.port().to_string();
     let add = |id: &str, password: &str| {
-        let options = ["--server", "127.0.0.1", "--port", &server.port, "--username", "root", "--password", password];
+        let options = ["--server", "127.0.0.1", "--port", &port, "--username", "root", "--password", password];
         node.run("pvesm", &[&["add", "esxi", id], &options[..], &["--skip-cert-verification", "1"]].concat()).ok();
     };
     add("esx", PASSWORD);

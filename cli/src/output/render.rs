@@ -23,14 +23,8 @@ fn number(value: &Value) -> Option<f64> {
 }
 
 fn bytes(value: f64) -> String {
-    const UNITS: [&str; 6] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
-    let mut rest = value;
-    let mut unit = 0;
-    while rest >= 1024.0 && unit + 1 < UNITS.len() {
-        rest /= 1024.0;
-        unit += 1;
-    }
-    format!("{rest:.2} {}", UNITS[unit])
+    let (number, unit) = engine::types::scaled(value);
+    format!("{number:.2} {unit}")
 }
 
 /// A table passes its switches where the precision would stand, so long durations leave out the smallest units.

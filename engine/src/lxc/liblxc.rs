@@ -4,7 +4,7 @@
 //! or tool process of its own, never from a daemon with other work in hand.
 
 use super::library::{self, Functions};
-use super::membership::Membership;
+use crate::membership::Membership;
 use crate::{Error, Result, Vmid};
 use lxc_sys::{lxc_attach_command_t, lxc_attach_options_t, lxc_container};
 use std::ffi::{CString, c_char, c_int};
@@ -129,7 +129,7 @@ impl Runtime for Liblxc {
         default_broken_pipe();
         let started = call!(handle, start, 0, std::ptr::null());
         ignore_broken_pipe();
-        membership.restore();
+        membership.enter();
         if started { Ok(()) } else { Err(Error::new(format!("startup for container '{}' failed", handle.vmid))) }
     }
 

@@ -28,7 +28,6 @@ pub mod interface;
 mod layer;
 pub mod liblxc;
 mod library;
-mod membership;
 pub mod monitor;
 pub mod mount;
 mod oci;

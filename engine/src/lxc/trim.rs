@@ -8,6 +8,7 @@ use super::rootfs::RootDirectory;
 use super::volume::{self, Source};
 use super::{monitor, mount};
 use crate::config::guest::GuestKind;
+use crate::types::scaled;
 use crate::{Context, Result, Vmid, error::ResultExt, guest, lock};
 use rustix::fs::OFlags;
 use std::os::fd::{AsFd, AsRawFd};
@@ -70,12 +71,8 @@ fn trim_mount(directory: std::os::fd::BorrowedFd) -> std::io::Result<u64> {
 
 /// `57.4 GiB`, `64 MiB`, `0 B`.
 fn human(bytes: u64) -> String {
-    const UNITS: [&str; 7] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
-    let (mut unit, mut size) = (0, bytes as f64);
-    while size >= 1024.0 && unit + 1 < UNITS.len() {
-        (unit, size) = (unit + 1, size / 1024.0);
-    }
-    format!("{} {}", (size * 10.0).round() / 10.0, UNITS[unit])
+    let (number, unit) = scaled(bytes as f64);
+    format!("{} {unit}", (number * 10.0).round() / 10.0)
 }
 
 #[cfg(test)]

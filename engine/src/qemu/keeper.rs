@@ -56,7 +56,7 @@ fn watch(vmid: &str, pid: &str) -> Result<()> {
     let number: i32 = pid.parse().map_err(|_| Error::new("no process number"))?;
     let pid = Pid::from_raw(number).ok_or_else(|| Error::new("no process number"))?;
     // Outside it keeps as well, until the service ends; and QEMU may have ended already.
-    let _ = scope::join(&ctx, number.cast_unsigned());
+    scope::join(&ctx, number.cast_unsigned());
     let ended = pidfd_open(pid, PidfdFlags::empty())?;
     let mut last = Vec::new();
     let mut words = File::from(rustix::io::dup(std::io::stdin())?);

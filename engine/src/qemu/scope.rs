@@ -2,8 +2,8 @@
 //! (PVE: qemu-server QemuServer.pm, vm_start_nolock)
 
 use super::config::Vm;
-use crate::{Context, Error, Result, command, error::ResultExt};
-use std::fs;
+use crate::membership::Membership;
+use crate::{Context, Error, Result, command};
 use std::path::Path;
 
 /// The words in front of the command of a server that a VM needs beside QEMU. It ends by itself when QEMU does.
@@ -28,22 +28,11 @@ pub fn change(ctx: &Context, vmid: crate::Vmid, key: &str, value: Option<&str>) 
     command::run("systemctl", &["set-property", "--runtime", &format!("{vmid}.scope"), &property]).map(drop)
 }
 
-/// Moves this process, the VM's keeper, into the VM's scope: an end of the service that started it is not its end.
-/// (systemd moves processes for others only into units with delegation.)
-pub fn join(ctx: &Context, qemu: u32) -> Result<()> {
+/// Moves this process, the VM's keeper, to where QEMU is: an end of the service that started it is not its end.
+pub fn join(ctx: &Context, qemu: u32) {
     if has_scopes(ctx) {
-        let groups = fs::read_to_string(format!("/proc/{qemu}/cgroup"))?;
-        for line in groups.lines() {
-            // systemd's own hierarchy: the only one with version 2, one of many before.
-            let place = match line.split_once(':').and_then(|(_, rest)| rest.split_once(':')) {
-                Some(("", place)) => format!("/sys/fs/cgroup{place}/cgroup.procs"),
-                Some(("name=systemd", place)) => format!("/sys/fs/cgroup/systemd{place}/cgroup.procs"),
-                _ => continue,
-            };
-            fs::write(&place, std::process::id().to_string()).context(|| place)?;
-        }
+        Membership::of(qemu).enter();
     }
-    Ok(())
 }
 
 /// Nodes below a directory, and machines without systemd, have no scopes.

@@ -15,7 +15,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, Signal, WaitOptions, waitpid};
 use std::ffi::{CStr, CString};
 use std::fs::File;
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
@@ -82,7 +82,7 @@ impl Starting {
         loop {
             let mut descriptors = vec![PollFd::new(&self.started, PollFlags::IN)];
             if self.words.is_open {
-                descriptors.push(PollFd::new(&self.words.pipe, PollFlags::IN));
+                descriptors.push(PollFd::new(self.words.pipe.get_ref(), PollFlags::IN));
             }
             match poll(&mut descriptors, Some(&Timespec { tv_sec: 0, tv_nsec: LOOK })) {
                 Err(rustix::io::Errno::INTR) => continue,
@@ -117,8 +117,9 @@ impl Starting {
 
 /// The lines that QEMU prints.
 struct Words {
-    pipe: File,
+    pipe: BufReader<File>,
     is_open: bool,
+    /// The beginning of a line.
     rest: Vec<u8>,
     last: String,
 }
@@ -128,43 +129,35 @@ impl Words {
     fn of(pipe: &OwnedFd) -> Result<Self> {
         let place = format!("/proc/self/fd/{}", pipe.as_raw_fd());
         let pipe = rustix::fs::open(place, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())?;
-        Ok(Words { pipe: pipe.into(), is_open: true, rest: Vec::new(), last: String::new() })
+        Ok(Words { pipe: BufReader::new(pipe.into()), is_open: true, rest: Vec::new(), last: String::new() })
     }
 
     /// Reads what there is.
     fn read(&mut self, log: &mut dyn FnMut(&str)) -> Result<()> {
-        let mut buffer = [0; 4096];
         while self.is_open {
-            match self.pipe.read(&mut buffer) {
-                Ok(count) => {
-                    self.is_open = count > 0;
-                    self.rest.extend_from_slice(&buffer[..count]);
-                }
+            match self.pipe.read_until(b'\n', &mut self.rest) {
+                Ok(_) if self.rest.ends_with(b"\n") => self.line(log),
+                Ok(_) => self.is_open = false,
+                // What has come of the line stays in the rest.
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => break,
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error.into()),
             }
-        }
-        while let Some(end) = self.rest.iter().position(|byte| *byte == b'\n') {
-            let line: Vec<u8> = self.rest.drain(..=end).collect();
-            self.line(&line, log);
         }
         Ok(())
     }
 
     /// What was said last may have no end of line.
     fn finish(&mut self, log: &mut dyn FnMut(&str)) {
-        let rest = std::mem::take(&mut self.rest);
-        if !rest.is_empty() {
-            self.line(&rest, log);
+        if !self.rest.is_empty() {
+            self.line(log);
         }
     }
 
-    fn line(&mut self, line: &[u8], log: &mut dyn FnMut(&str)) {
-        let text = String::from_utf8_lossy(line);
-        let text = text.trim_end();
-        log(text);
+    fn line(&mut self, log: &mut dyn FnMut(&str)) {
+        let text = String::from_utf8_lossy(&self.rest);
+        log(text.trim_end());
         self.last = text.trim().to_owned();
+        self.rest.clear();
     }
 }
 

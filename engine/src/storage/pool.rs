@@ -39,17 +39,11 @@ pub fn list(storage: &Storage, filter: &Filter, rows: impl Iterator<Item = Row>)
             continue;
         }
         volumes.push(Volume {
-            id: storage.volume(row.name),
-            content,
-            format: row.format.name().to_owned(),
-            size: row.size,
             used: row.used,
             vmid: Some(row.vmid),
             parent: row.parent,
             ctime: row.ctime,
-            subtype: None,
-            notes: None,
-            protected: false,
+            ..Volume::new(storage.volume(row.name), content, row.format.name(), row.size)
         });
     }
     volumes

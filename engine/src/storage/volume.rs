@@ -175,6 +175,25 @@ pub struct Volume {
     pub protected: bool,
 }
 
+impl Volume {
+    /// A row of which no more is known.
+    pub fn new(id: VolumeId, content: Content, format: impl Into<String>, size: u64) -> Self {
+        Volume {
+            id,
+            content,
+            format: format.into(),
+            size,
+            used: None,
+            vmid: None,
+            parent: None,
+            ctime: None,
+            subtype: None,
+            notes: None,
+            protected: false,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

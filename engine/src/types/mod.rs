@@ -15,6 +15,17 @@ pub fn split_list(text: &str) -> Vec<String> {
     parts.filter(|part| !part.is_empty()).map(str::to_owned).collect()
 }
 
+/// Bytes as a number below 1024 where there is a unit for it, and the unit.
+pub fn scaled(bytes: f64) -> (f64, &'static str) {
+    const UNITS: [&str; 6] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
+    let (mut number, mut unit) = (bytes, 0);
+    while number >= 1024.0 && unit + 1 < UNITS.len() {
+        number /= 1024.0;
+        unit += 1;
+    }
+    (number, UNITS[unit])
+}
+
 /// Bytes in hexadecimal digits, the way sums and random names are written.
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()

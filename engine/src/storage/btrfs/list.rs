@@ -35,16 +35,9 @@ pub fn image_volume(storage: &Storage, directory: &Path, vmid: Vmid, entry: &Dir
     };
     let name = ImageName { vmid, file, base: None, format, is_base };
     Some(Volume {
-        id: storage.volume(name.to_string()),
-        content: Content::Images,
-        format: format.name().to_owned(),
-        size,
         used: Some(used),
         vmid: Some(vmid),
-        parent: None,
         ctime: Some(metadata.ctime()),
-        subtype: None,
-        notes: None,
-        protected: false,
+        ..Volume::new(storage.volume(name.to_string()), Content::Images, format.name(), size)
     })
 }

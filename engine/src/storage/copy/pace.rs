@@ -2,6 +2,7 @@
 
 use crate::Result;
 use crate::task::abort;
+use crate::types::scaled;
 use std::time::{Duration, Instant};
 
 /// Longest time without a look at whether the task is to stop.
@@ -89,14 +90,8 @@ impl<'a> Progress<'a> {
 
 /// Bytes with one digit after the point. (PVE: pve-common PVE/Format.pm, render_bytes)
 pub fn render(bytes: u64) -> String {
-    const UNITS: [&str; 6] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
-    let mut value = bytes as f64;
-    let mut unit = 0;
-    while value >= 1024.0 && unit + 1 < UNITS.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    format!("{value:.1} {}", UNITS[unit])
+    let (number, unit) = scaled(bytes as f64);
+    format!("{number:.1} {unit}")
 }
 
 #[cfg(test)]

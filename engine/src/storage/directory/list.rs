@@ -107,17 +107,11 @@ pub fn image_volume(storage: &Storage, directory: &Path, vmid: Vmid, entry: &Dir
     let base = parent.as_deref().and_then(base_image);
     let name = ImageName { vmid, file, base, format, is_base };
     Some(Volume {
-        id: storage.volume(name.to_string()),
-        content: Content::Images,
-        format: format_name.to_owned(),
-        size,
         used: Some(if format == Format::Subvol { 0 } else { metadata.blocks() * 512 }),
         vmid: Some(vmid),
         parent,
         ctime: Some(metadata.ctime()),
-        subtype: None,
-        notes: None,
-        protected: false,
+        ..Volume::new(storage.volume(name.to_string()), Content::Images, format_name, size)
     })
 }
 
@@ -139,18 +133,11 @@ fn files(storage: &Storage, content: Content, vmid: Option<Vmid>, volumes: &mut 
         if content == Content::Backup && vmid.is_some() && name.vmid != vmid {
             continue;
         }
+        let id = storage.volume(Name::File(name.clone()).to_string());
         let mut volume = Volume {
-            id: storage.volume(Name::File(name.clone()).to_string()),
-            content,
-            format: name.format,
-            size: metadata.len(),
-            used: None,
             vmid: name.vmid,
-            parent: None,
             ctime: Some(metadata.ctime()),
-            subtype: None,
-            notes: None,
-            protected: false,
+            ..Volume::new(id, content, name.format, metadata.len())
         };
         if content == Content::Backup {
             let path = entry.path();

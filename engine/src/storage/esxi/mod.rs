@@ -101,19 +101,7 @@ impl Driver for Esxi {
         if !filter.contents.contains(&Content::Import) || filter.vmid.is_some() {
             return Ok(Vec::new());
         }
-        let row = |name: String| Volume {
-            id: storage.volume(name),
-            content: Content::Import,
-            format: "vmx".into(),
-            size: 0,
-            used: None,
-            vmid: None,
-            parent: None,
-            ctime: None,
-            subtype: None,
-            notes: None,
-            protected: false,
-        };
+        let row = |name: String| Volume::new(storage.volume(name), Content::Import, "vmx", 0);
         Ok(server::machines(storage)?.into_iter().map(row).collect())
     }
 

@@ -95,9 +95,9 @@ pub fn text(storage: &Storage, place: &Place) -> Result<String> {
 /// The names of the files beside one.
 pub fn beside(storage: &Storage, place: &Place) -> Result<Vec<String>> {
     let Some((directory, _)) = place.path.rsplit_once('/') else { return Ok(Vec::new()) };
-    let link = Place { path: directory, ..*place }.link().replacen('?', "/?", 1);
-    let links = links(&page(storage, &link)?);
-    let inside = |path: String| path.strip_prefix(&format!("{directory}/")).map(str::to_owned);
+    let directory = format!("{directory}/");
+    let links = links(&page(storage, &Place { path: &directory, ..*place }.link())?);
+    let inside = |path: String| path.strip_prefix(&directory).map(str::to_owned);
     Ok(links.iter().map(|link| path_of(link)).filter_map(inside).collect())
 }
 

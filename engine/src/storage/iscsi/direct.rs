@@ -20,19 +20,7 @@ pub struct IscsiDirect;
 
 /// A row of a target's disks.
 pub(super) fn row(storage: &Storage, name: String, size: u64) -> Volume {
-    Volume {
-        id: storage.volume(name),
-        content: Content::Images,
-        format: Format::Raw.name().to_owned(),
-        size,
-        used: None,
-        vmid: None,
-        parent: None,
-        ctime: None,
-        subtype: None,
-        notes: None,
-        protected: false,
-    }
+    Volume::new(storage.volume(name), Content::Images, Format::Raw.name(), size)
 }
 
 /// The number in `lun7`.

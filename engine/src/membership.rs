@@ -1,10 +1,11 @@
-//! The control groups that this process itself is in.
+//! The control groups that a process is in, and this process's way into them.
 //!
-//! liblxc moves the process that starts a container into the group of the container's monitor. A worker that lives on would
-//! keep that group from being removed, and would be taken along when the group is frozen or killed; so it goes back to where
-//! it was. (liblxc: cgroups/cgfsng.c, cgfsng_monitor_enter and its transient process)
+//! - liblxc moves the process that starts a container into the group of the container's monitor. A worker that lives on would
+//!   keep that group from being removed, and would be taken along when the group is frozen or killed; so it goes back to
+//!   where it was. (liblxc: cgroups/cgfsng.c, cgfsng_monitor_enter and its transient process)
+//! - A VM's keeper goes into the VM's scope. systemd moves processes for others only into units with delegation.
 
-use super::cgroup::Hierarchies;
+use crate::lxc::cgroup::Hierarchies;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
@@ -13,14 +14,19 @@ use std::path::PathBuf;
 pub struct Membership(BTreeSet<PathBuf>);
 
 impl Membership {
-    /// Where this process is now; nowhere when the kernel does not tell.
-    pub fn now() -> Self {
-        let lines = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    /// Where a process is now; nowhere when it has ended or the kernel does not tell.
+    pub fn of(pid: u32) -> Self {
+        let lines = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
         Membership(places(&lines, &Hierarchies::of_host().unwrap_or_default()))
     }
 
-    /// Moves this process back. A group that is gone meanwhile is left out: there is nothing to go back to.
-    pub fn restore(&self) {
+    /// Where this process is now.
+    pub fn now() -> Self {
+        Membership::of(std::process::id())
+    }
+
+    /// Moves this process there. A group that is gone meanwhile is left out.
+    pub fn enter(&self) {
         for place in self.0.difference(&Membership::now().0) {
             let _ = fs::write(place, std::process::id().to_string());
         }
