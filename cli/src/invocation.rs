@@ -1,7 +1,7 @@
 //! A command that is about to run: what a local command gets to see, and its way to methods and to the terminal.
 
 use crate::output::{self, Switches};
-use crate::printers;
+use crate::printers::{self, Printer};
 use contract::Verb;
 use contract::command::{Command, OutputKind};
 use engine::{Context, Params, Reply, Result, registry};
@@ -34,11 +34,16 @@ impl Deref for Invocation {
 
 impl Invocation {
     /// Runs a method of the interface; a node is added where the method wants one.
-    pub fn call(&self, verb: Verb, template: &str, mut params: Map<String, Value>) -> Result<Reply> {
+    pub fn call(&self, verb: Verb, template: &str, params: Map<String, Value>) -> Result<Reply> {
+        self.answer(verb, template, params).map(Reply::with_data)
+    }
+
+    /// The same; a long list may still be text.
+    pub fn answer(&self, verb: Verb, template: &str, mut params: Map<String, Value>) -> Result<Reply> {
         if template.contains("{node}") {
             params.entry("node").or_insert_with(|| Value::from(self.ctx.node.as_str()));
         }
-        registry::run(&self.ctx, verb, template, params)
+        registry::answer(&self.ctx, verb, template, params)
     }
 
     /// The output switches of the command line.
@@ -47,10 +52,12 @@ impl Invocation {
     }
 
     /// Prints a result in the way that the table gives for this command.
-    pub fn print(&self, data: &Value) -> Result<()> {
-        let text = match printers::find(self.tool, self.words) {
-            Some(printer) => printer(data, self)?,
-            None => self.default_text(data)?,
+    pub fn print(&self, reply: Reply) -> Result<()> {
+        let text = match (printers::find(self.tool, self.words), &reply.text) {
+            (Some(Printer::Long(printer)), Some(text)) => printer(text.get())?,
+            (Some(Printer::Long(printer)), None) => printer(&reply.data.to_string())?,
+            (Some(Printer::Values(printer)), _) => printer(&reply.with_data().data, self)?,
+            (None, _) => self.default_text(&reply.with_data().data)?,
         };
         output::write(&text);
         Ok(())

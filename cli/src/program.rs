@@ -108,10 +108,10 @@ fn run_method(invocation: &Invocation) -> Result<ExitCode> {
     };
     let params =
         if invocation.command.parameters.is_some() { serde_json::Map::new() } else { invocation.params.to_map() };
-    let reply = invocation.call(verb, template, params)?;
+    let reply = invocation.answer(verb, template, params)?;
     let is_task = invocation.command.output.kind == OutputKind::Task;
     if !is_task {
-        invocation.print(&reply.data)?;
+        invocation.print(reply)?;
     } else if let Value::String(text) = &reply.data
         && text.parse::<engine::task::Upid>().is_err()
     {

@@ -149,7 +149,8 @@ pub struct Reply {
     /// The `data` of the envelope.
     pub data: Value,
     /// Instead of `data`: the same as JSON text, for lists so long that building values first would be noticed. Only
-    /// [`registry::dispatch`](crate::registry::dispatch) gives it away; elsewhere it has become `data`.
+    /// [`registry::dispatch`](crate::registry::dispatch) and [`registry::answer`](crate::registry::answer) give it away;
+    /// elsewhere it has become `data`.
     pub text: Option<Box<RawValue>>,
     /// Sibling of `data`: how many entries there are in all.
     pub total: Option<u64>,

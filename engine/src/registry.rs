@@ -114,10 +114,15 @@ fn admit(ctx: &Context, caller: Option<&str>, request: Request) -> Result<(&'sta
 
 /// Runs a method for a tool or a worker: parameters are verified, permissions are not asked. (PVE: CLIHandler.pm)
 pub fn run(ctx: &Context, verb: Verb, template: &str, params: Map<String, Value>) -> Result<Reply> {
+    answer(ctx, verb, template, params).map(Reply::with_data)
+}
+
+/// The same; a long list may still be text.
+pub fn answer(ctx: &Context, verb: Verb, template: &str, params: Map<String, Value>) -> Result<Reply> {
     let method = contract::method(verb, template).ok_or_else(|| not_implemented(verb, template))?;
     check_node(ctx, method, &params)?;
     let params = contract::verify(method, params)?;
-    call(ctx, method, params).map(Reply::with_data)
+    call(ctx, method, params)
 }
 
 fn call(ctx: &Context, method: &'static Method, params: Map<String, Value>) -> Result<Reply> {

@@ -71,7 +71,7 @@ fn list(invocation: &Invocation) -> Result<ExitCode> {
         ("content".to_owned(), Value::from("vztmpl")),
     ]);
     let templates = invocation.call(Verb::Get, CONTENT, params)?;
-    invocation.print(&templates.data)?;
+    invocation.print(templates)?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -144,7 +144,7 @@ fn prune(invocation: &Invocation) -> Result<ExitCode> {
     let dry_run = invocation.flag("dry-run");
     let verb = if dry_run { Verb::Get } else { Verb::Delete };
     let list = invocation.call(verb, PATH, params)?.data;
-    invocation.print(&json!({ "dryrun": dry_run, "list": list }))?;
+    invocation.print(json!({ "dryrun": dry_run, "list": list }).into())?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -21,7 +21,7 @@ fn token_permissions(invocation: &Invocation) -> Result<ExitCode> {
         params.insert("path".to_owned(), path);
     }
     let permissions = invocation.call(Verb::Get, "/access/permissions", params)?;
-    invocation.print(&permissions.data)?;
+    invocation.print(permissions)?;
     Ok(ExitCode::SUCCESS)
 }
 

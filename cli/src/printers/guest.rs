@@ -1,12 +1,14 @@
 //! Lists, configurations, pending changes and snapshots of guests.
 
-use super::{number, push_line, sorted, sorted_by_number, sorted_by_text, text, text_of, text_or};
+use super::{number, push_line, rows, sorted, sorted_by_text, text, text_of, text_or};
 use crate::invocation::Invocation;
 use engine::Result;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+use serde::Deserialize;
 use serde_json::Value;
+use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
@@ -15,13 +17,23 @@ const DESCRIPTION: &AsciiSet = &CONTROLS.add(b'%').add(b':');
 
 const GIB: f64 = 1024.0 * 1024.0 * 1024.0;
 
-/// `qm list`: ids right-aligned in ten columns. Nothing at all without a VM.
-pub fn vm_list(data: &Value, _invocation: &Invocation) -> Result<String> {
-    Ok(vm_rows(data))
+/// What `qm list` shows of a VM.
+#[derive(Deserialize)]
+struct Vm<'a> {
+    vmid: u32,
+    #[serde(borrow)]
+    name: Cow<'a, str>,
+    status: &'a str,
+    qmpstatus: Option<&'a str>,
+    maxmem: u64,
+    maxdisk: u64,
+    pid: Option<u32>,
 }
 
-pub(super) fn vm_rows(data: &Value) -> String {
-    let rows = sorted_by_number(data, "vmid");
+/// `qm list`: ids right-aligned in ten columns. Nothing at all without a VM.
+pub fn vm_list(text: &str) -> Result<String> {
+    let mut rows: Vec<Vm> = rows(text)?;
+    rows.sort_by_key(|row| row.vmid);
     let mut lines = String::new();
     if !rows.is_empty() {
         push_line(
@@ -32,34 +44,38 @@ pub(super) fn vm_rows(data: &Value) -> String {
             ),
         );
     }
-    for row in rows {
-        let status = text_or(row, "qmpstatus", &text(row, "status"));
-        let memory = crate::output::number::general(number(row, "maxmem") / (1024.0 * 1024.0));
-        let (vmid, name, pid) = (text(row, "vmid"), text(row, "name"), text_or(row, "pid", "0"));
-        let disk = number(row, "maxdisk") / GIB;
+    for Vm { vmid, name, status, qmpstatus, maxmem, maxdisk, pid } in rows {
+        let (status, pid) = (qmpstatus.unwrap_or(status), pid.unwrap_or(0));
+        let memory = crate::output::number::general(maxmem as f64 / (1024.0 * 1024.0));
+        let disk = maxdisk as f64 / GIB;
         push_line(&mut lines, format_args!("{vmid:>10} {name:<20} {status:<10} {memory:<10} {disk:>12.2} {pid:<10}"));
     }
-    lines
+    Ok(lines)
+}
+
+/// What `pct list` shows of a container.
+#[derive(Deserialize)]
+struct Container<'a> {
+    vmid: u32,
+    #[serde(borrow)]
+    name: Cow<'a, str>,
+    status: &'a str,
+    lock: Option<Cow<'a, str>>,
 }
 
 /// `pct list`: ids at the start of the line. Nothing at all without a container.
-pub fn container_list(data: &Value, _invocation: &Invocation) -> Result<String> {
-    Ok(container_rows(data))
-}
-
-pub(super) fn container_rows(data: &Value) -> String {
-    let rows = sorted_by_number(data, "vmid");
+pub fn container_list(text: &str) -> Result<String> {
+    let mut rows: Vec<Container> = rows(text)?;
+    rows.sort_by_key(|row| row.vmid);
     let mut lines = String::new();
-    let mut line = |vmid: &str, status: &str, lock: &str, name: &str| {
-        push_line(&mut lines, format_args!("{vmid:<10} {status:<10} {lock:<12} {name:<20}"));
-    };
     if !rows.is_empty() {
-        line("VMID", "Status", "Lock", "Name");
+        push_line(&mut lines, format_args!("{:<10} {:<10} {:<12} {:<20}", "VMID", "Status", "Lock", "Name"));
     }
-    for row in rows {
-        line(&text(row, "vmid"), &text(row, "status"), &text_or(row, "lock", ""), &text(row, "name"));
+    for Container { vmid, name, status, lock } in rows {
+        let lock = lock.unwrap_or_default();
+        push_line(&mut lines, format_args!("{vmid:<10} {status:<10} {lock:<12} {name:<20}"));
     }
-    lines
+    Ok(lines)
 }
 
 /// `qm config`: `key: value`, sorted.

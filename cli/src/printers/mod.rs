@@ -9,49 +9,58 @@ mod storage;
 
 use crate::invocation::Invocation;
 use crate::output::{Switches, cell};
-use engine::Result;
+use engine::{Error, Result};
+use serde::Deserialize;
 use serde_json::{Map, Value};
 use std::fmt::Write;
 
 /// Builds the text of a result, its line breaks included.
-pub type Printer = fn(&Value, &Invocation) -> Result<String>;
+#[derive(Clone, Copy)]
+pub enum Printer {
+    /// From values.
+    Values(fn(&Value, &Invocation) -> Result<String>),
+    /// From the JSON text of a list that may be long: making values of all that it does not show would be noticed.
+    Long(fn(&str) -> Result<String>),
+}
+
+use Printer::{Long, Values};
 
 const TABLE: &[(&str, &str, Printer)] = &[
-    ("pct", "config", guest::container_config),
-    ("pct", "list", guest::container_list),
-    ("pct", "listsnapshot", guest::snapshots),
-    ("pct", "pending", guest::pending),
-    ("pveam", "list", storage::templates),
-    ("pvenode", "acme account list", node::account_names),
-    ("pvenode", "cert info", node::certificates),
-    ("pvenode", "config get", node::config_file),
-    ("pvenode", "task list", node::task_list),
-    ("pvenode", "task log", node::task_log),
-    ("pvenode", "wakeonlan", node::wake_on_lan),
-    ("pvesm", "alloc", storage::allocated),
-    ("pvesm", "import", storage::imported),
-    ("pvesm", "list", storage::content),
-    ("pvesm", "prune-backups", storage::prune),
-    ("pvesm", "scan cifs", storage::scan_cifs),
-    ("pvesm", "scan iscsi", storage::scan_iscsi),
-    ("pvesm", "scan lvm", storage::scan_lvm),
-    ("pvesm", "scan lvmthin", storage::scan_lvmthin),
-    ("pvesm", "scan nfs", storage::scan_nfs),
-    ("pvesm", "scan zfs", storage::scan_zfs),
-    ("pvesm", "status", storage::status),
-    ("pvesr", "list", node::replication_list),
-    ("pvesr", "status", node::replication_status),
-    ("pvesubscription", "get", guest::key_values),
-    ("pveum", "ticket", access::ticket),
-    ("pveum", "user permissions", access::permissions),
-    ("pveum", "user token permissions", access::permissions),
-    ("qm", "cloudinit pending", guest::pending),
-    ("qm", "config", guest::vm_config),
-    ("qm", "list", guest::vm_list),
-    ("qm", "listsnapshot", guest::snapshots),
-    ("qm", "pending", guest::pending),
-    ("ha-manager", "config", node::ha_resources),
-    ("ha-manager", "groupconfig", node::ha_groups),
+    ("pct", "config", Values(guest::container_config)),
+    ("pct", "list", Long(guest::container_list)),
+    ("pct", "listsnapshot", Values(guest::snapshots)),
+    ("pct", "pending", Values(guest::pending)),
+    ("pveam", "list", Values(storage::templates)),
+    ("pvenode", "acme account list", Values(node::account_names)),
+    ("pvenode", "cert info", Values(node::certificates)),
+    ("pvenode", "config get", Values(node::config_file)),
+    ("pvenode", "task list", Values(node::task_list)),
+    ("pvenode", "task log", Values(node::task_log)),
+    ("pvenode", "wakeonlan", Values(node::wake_on_lan)),
+    ("pvesm", "alloc", Values(storage::allocated)),
+    ("pvesm", "import", Values(storage::imported)),
+    ("pvesm", "list", Long(storage::content)),
+    ("pvesm", "prune-backups", Values(storage::prune)),
+    ("pvesm", "scan cifs", Values(storage::scan_cifs)),
+    ("pvesm", "scan iscsi", Values(storage::scan_iscsi)),
+    ("pvesm", "scan lvm", Values(storage::scan_lvm)),
+    ("pvesm", "scan lvmthin", Values(storage::scan_lvmthin)),
+    ("pvesm", "scan nfs", Values(storage::scan_nfs)),
+    ("pvesm", "scan zfs", Values(storage::scan_zfs)),
+    ("pvesm", "status", Values(storage::status)),
+    ("pvesr", "list", Values(node::replication_list)),
+    ("pvesr", "status", Values(node::replication_status)),
+    ("pvesubscription", "get", Values(guest::key_values)),
+    ("pveum", "ticket", Values(access::ticket)),
+    ("pveum", "user permissions", Values(access::permissions)),
+    ("pveum", "user token permissions", Values(access::permissions)),
+    ("qm", "cloudinit pending", Values(guest::pending)),
+    ("qm", "config", Values(guest::vm_config)),
+    ("qm", "list", Long(guest::vm_list)),
+    ("qm", "listsnapshot", Values(guest::snapshots)),
+    ("qm", "pending", Values(guest::pending)),
+    ("ha-manager", "config", Values(node::ha_resources)),
+    ("ha-manager", "groupconfig", Values(node::ha_groups)),
 ];
 
 /// The printer of a command, if it has a form of its own.
@@ -60,6 +69,11 @@ pub fn find(tool: &str, words: &str) -> Option<Printer> {
         .iter()
         .find(|(row_tool, row_words, _)| *row_tool == tool && *row_words == words)
         .map(|(_, _, printer)| *printer)
+}
+
+/// The rows of a list, of which a printer names the members that it shows.
+fn rows<'a, T: Deserialize<'a>>(text: &'a str) -> Result<Vec<T>> {
+    serde_json::from_str(text).map_err(|error| Error::new(format!("unable to read the list - {error}")))
 }
 
 /// The value as it is: text as a line, lists line by line, nothing for null.

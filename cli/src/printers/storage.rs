@@ -1,11 +1,13 @@
 //! Storages, their content, and what a scan of a server finds.
 
 use super::columns::{longest, pairs};
-use super::{number, push_line, sorted_by_text, text, text_of, text_or};
+use super::{number, push_line, rows, sorted_by_text, text, text_of, text_or};
 use crate::invocation::Invocation;
 use crate::output::truthy;
 use engine::Result;
+use serde::Deserialize;
 use serde_json::Value;
+use std::borrow::Cow;
 
 /// `pvesm status`: sizes in KiB.
 pub fn status(data: &Value, _invocation: &Invocation) -> Result<String> {
@@ -47,38 +49,36 @@ fn share(row: &Value) -> String {
     format!("{share:>7.2}%")
 }
 
-/// `pvesm list`: volumes of guests first. An approximate size has a tilde.
-pub fn content(data: &Value, _invocation: &Invocation) -> Result<String> {
-    Ok(content_lines(data))
+/// What `pvesm list` shows of a volume.
+#[derive(Deserialize)]
+struct Volume<'a> {
+    #[serde(borrow)]
+    volid: Cow<'a, str>,
+    #[serde(borrow)]
+    format: Cow<'a, str>,
+    content: &'a str,
+    size: u64,
+    vmid: Option<u32>,
 }
 
-pub(super) fn content_lines(data: &Value) -> String {
-    let rows: Vec<&Value> = data.as_array().into_iter().flatten().collect();
-    let is_known = |row: &Value, member: &str| row.get(member).is_some_and(|value| !value.is_null());
-    let approximate = |row: &Value| !is_known(row, "size") && is_known(row, "approximate-size");
-    let size = |row: &Value| match (is_known(row, "size"), approximate(row)) {
-        (true, _) => text(row, "size"),
-        (false, true) => format!("~{}", text(row, "approximate-size")),
-        (false, false) => "-".to_owned(),
-    };
-    let largest = rows.iter().map(|row| number(row, "size").max(number(row, "approximate-size"))).fold(0.0, f64::max);
-    let digits = format!("{largest:.0}").len() + usize::from(rows.iter().any(|row| approximate(row)));
-    let ids: Vec<String> = rows.iter().map(|row| text(row, "volid")).collect();
-    let width = longest(ids.iter().map(String::as_str));
+/// `pvesm list`: volumes of guests first.
+pub fn content(text: &str) -> Result<String> {
+    let rows: Vec<Volume> = rows(text)?;
+    let digits = rows.iter().map(|row| row.size).max().unwrap_or(0).to_string().len();
+    let width = longest(rows.iter().map(|row| &*row.volid));
     let mut lines = String::new();
     push_line(&mut lines, format_args!("{:<width$} {:<7} {:<9} {:>digits$} VMID", "Volid", "Format", "Type", "Size"));
-    let line = |row: &Value| {
-        let (volume, format, kind) = (text(row, "volid"), text(row, "format"), text(row, "content"));
-        format!("{volume:<width$} {format:<7} {kind:<9} {:>digits$}", size(row))
+    let line = |row: &Volume| {
+        let Volume { volid, format, content, size, .. } = row;
+        format!("{volid:<width$} {format:<7} {content:<9} {size:>digits$}")
     };
-    let (owned, mut others): (Vec<&Value>, Vec<&Value>) =
-        rows.into_iter().partition(|row| row.get("vmid").is_some_and(truthy));
+    let (owned, mut others): (Vec<Volume>, Vec<Volume>) = rows.into_iter().partition(|row| row.vmid.is_some());
     for row in owned {
-        push_line(&mut lines, format_args!("{} {}", line(row), text(row, "vmid")));
+        push_line(&mut lines, format_args!("{} {}", line(&row), row.vmid.unwrap_or_default()));
     }
-    others.sort_by_key(|row| text(row, "format"));
-    others.into_iter().for_each(|row| push_line(&mut lines, line(row)));
-    lines
+    others.sort_by(|a, b| a.format.cmp(&b.format));
+    others.iter().for_each(|row| push_line(&mut lines, line(row)));
+    Ok(lines)
 }
 
 /// `pvesm alloc`.

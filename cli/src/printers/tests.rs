@@ -20,10 +20,10 @@ fn printers_belong_to_commands() {
 fn lists_of_guests() {
     let vms = json!([
         {"vmid": 1000, "name": "web", "status": "running", "maxmem": 536_870_912_u64, "maxdisk": 0, "pid": 77},
-        {"vmid": "100", "name": "a-name-that-is-longer-than-20", "status": "running", "qmpstatus": "paused",
+        {"vmid": 100, "name": "a-name-that-is-longer-than-20", "status": "running", "qmpstatus": "paused",
          "maxmem": 2_147_483_648_u64, "maxdisk": 34_359_738_368_u64},
     ]);
-    insta::assert_snapshot!(marked(guest::vm_rows(&vms)), @r"
+    insta::assert_snapshot!(marked(guest::vm_list(&vms.to_string()).unwrap()), @r"
           VMID NAME                 STATUS     MEM(MB)    BOOTDISK(GB) PID       $
            100 a-name-that-is-longer-than-20 paused     2048              32.00 0         $
           1000 web                  running    512                0.00 77        $
@@ -32,13 +32,13 @@ fn lists_of_guests() {
         {"vmid": 200, "name": "db", "status": "stopped"},
         {"vmid": 101, "name": "proxy", "status": "running", "lock": "backup"},
     ]);
-    insta::assert_snapshot!(marked(guest::container_rows(&containers)), @r"
+    insta::assert_snapshot!(marked(guest::container_list(&containers.to_string()).unwrap()), @r"
     VMID       Status     Lock         Name                $
     101        running    backup       proxy               $
     200        stopped                 db                  $
     ");
-    assert_eq!(guest::vm_rows(&json!([])), "");
-    assert_eq!(guest::container_rows(&json!([])), "");
+    assert_eq!(guest::vm_list("[]").unwrap(), "");
+    assert_eq!(guest::container_list("[]").unwrap(), "");
 }
 
 #[test]
@@ -93,14 +93,14 @@ fn storages_and_volumes() {
     let volumes = json!([
         {"volid": "local:iso/x.iso", "format": "iso", "content": "iso", "size": 376_832},
         {"volid": "local:100/vm-100-disk-0.qcow2", "format": "qcow2", "content": "images", "size": 1_073_741_824, "vmid": 100},
-        {"volid": "local:200/vm-200-disk-0.raw", "format": "raw", "content": "images", "vmid": "200"},
-        {"volid": "local:backup/a.zst", "format": "btar", "content": "backup", "approximate-size": 5},
+        {"volid": "local:200/vm-200-disk-0.raw", "format": "raw", "content": "images", "size": 5, "vmid": 200},
+        {"volid": "local:backup/a.zst", "format": "btar", "content": "backup", "size": 7},
     ]);
-    insta::assert_snapshot!(marked(storage::content_lines(&volumes)), @r"
+    insta::assert_snapshot!(marked(storage::content(&volumes.to_string()).unwrap()), @r"
     Volid                         Format  Type             Size VMID$
     local:100/vm-100-disk-0.qcow2 qcow2   images     1073741824 100$
-    local:200/vm-200-disk-0.raw   raw     images              - 200$
-    local:backup/a.zst            btar    backup             ~5$
+    local:200/vm-200-disk-0.raw   raw     images              5 200$
+    local:backup/a.zst            btar    backup              7$
     local:iso/x.iso               iso     iso            376832$
     ");
 }

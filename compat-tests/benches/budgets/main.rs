@@ -32,8 +32,10 @@ fn main() -> ExitCode {
             resources(&mut table, guests, Duration::from_millis(budget));
         }
     }
-    if wanted("guests") {
+    if wanted("guests machines") {
         guests::measure(&mut table);
+    }
+    if wanted("guests containers") {
         containers::measure(&mut table);
     }
     if wanted("network") {

@@ -10,15 +10,19 @@ use crate::qemu::status::Told;
 use crate::{Context, Result, Vmid, guest};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::num::NonZero;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 type Key = (Vmid, GuestKind);
 
 /// So many files are worth a thread.
 const LEAST_SHARE: usize = 200;
+/// So many files a reader takes at a time.
+const HELPING: usize = 32;
 
 /// A guest with what is known of it.
 struct Entry {
@@ -178,20 +182,32 @@ impl Table {
 }
 
 /// What one file says.
-fn read(ctx: &Context, (vmid, kind): Key) -> io::Result<GuestFacts> {
-    let bytes = std::fs::read(guest::path(ctx, kind, vmid))?;
-    Ok(GuestFacts::of(&GuestConfig::parse(kind, &String::from_utf8_lossy(&bytes))))
+fn read(ctx: &Context, key: Key) -> io::Result<GuestFacts> {
+    read_into(ctx, key, &mut Vec::new())
 }
 
-/// What many files say; all processors read when it is worth it.
+/// What one file says, read through a buffer that serves for many.
+fn read_into(ctx: &Context, (vmid, kind): Key, buffer: &mut Vec<u8>) -> io::Result<GuestFacts> {
+    buffer.clear();
+    // Its length is not asked for first.
+    File::open(guest::path(ctx, kind, vmid))?.take(u64::MAX).read_to_end(buffer)?;
+    Ok(GuestFacts::of(&GuestConfig::parse(kind, &String::from_utf8_lossy(buffer))))
+}
+
+/// What many files say; all processors read when it is worth it, each as much as it can.
 fn read_many(ctx: &Context, keys: &[Key]) -> Vec<(Key, io::Result<GuestFacts>)> {
-    let some = |keys: &[Key]| keys.iter().map(|key| (*key, read(ctx, *key))).collect::<Vec<_>>();
+    let next = AtomicUsize::new(0);
+    let some = || {
+        let (mut buffer, mut found) = (Vec::with_capacity(16 << 10), Vec::new());
+        while let Some(rest) = keys.get(next.fetch_add(HELPING, Ordering::Relaxed)..).filter(|rest| !rest.is_empty()) {
+            found.extend(rest.iter().take(HELPING).map(|key| (*key, read_into(ctx, *key, &mut buffer))));
+        }
+        found
+    };
     let readers = std::thread::available_parallelism().map_or(1, NonZero::get).min(keys.len() / LEAST_SHARE).max(1);
     std::thread::scope(|scope| {
-        let mut shares = keys.chunks(keys.len().div_ceil(readers).max(1));
-        let own = shares.next().unwrap_or_default();
-        let others: Vec<_> = shares.map(|share| scope.spawn(|| some(share))).collect();
-        let mut all = some(own);
+        let others: Vec<_> = (1..readers).map(|_| scope.spawn(some)).collect();
+        let mut all = some();
         for other in others {
             all.extend(other.join().expect("reading a file does not panic"));
         }

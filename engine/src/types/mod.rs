@@ -28,7 +28,9 @@ pub fn scaled(bytes: f64) -> (f64, &'static str) {
 
 /// Bytes in hexadecimal digits, the way sums and random names are written.
 pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let digits = |byte: &u8| [byte >> 4, byte & 15].map(|digit| char::from(DIGITS[usize::from(digit)]));
+    bytes.iter().flat_map(digits).collect()
 }
 
 /// A random UUID (RFC 9562, version 4), from a source that nobody can foresee.
