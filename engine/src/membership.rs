@@ -1,40 +1,20 @@
-//! The control groups that a process is in, and this process's way into them.
-//!
-//! - liblxc moves the process that starts a container into the group of the container's monitor. A worker that lives on would
-//!   keep that group from being removed, and would be taken along when the group is frozen or killed; so it goes back to
-//!   where it was. (liblxc: cgroups/cgfsng.c, cgfsng_monitor_enter and its transient process)
-//! - A VM's keeper goes into the VM's scope. systemd moves processes for others only into units with delegation.
+//! The control groups of a process, as the places that others can be moved to.
 
 use crate::lxc::cgroup::Hierarchies;
-use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
 
-/// Where a process is, as the files that processes are moved by.
-pub struct Membership(BTreeSet<PathBuf>);
-
-impl Membership {
-    /// Where a process is now; nowhere when it has ended or the kernel does not tell.
-    pub fn of(pid: u32) -> Self {
-        let lines = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
-        Membership(places(&lines, &Hierarchies::of_host().unwrap_or_default()))
-    }
-
-    /// Where this process is now.
-    pub fn now() -> Self {
-        Membership::of(std::process::id())
-    }
-
-    /// Moves this process there. A group that is gone meanwhile is left out.
-    pub fn enter(&self) {
-        for place in self.0.difference(&Membership::now().0) {
-            let _ = fs::write(place, std::process::id().to_string());
-        }
+/// Moves this process to where another one is. A group that is gone meanwhile is left out, and so are all when the other
+/// has ended.
+pub fn join(pid: u32) {
+    let lines = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+    for place in places(&lines, &Hierarchies::of_host().unwrap_or_default()) {
+        let _ = fs::write(place, std::process::id().to_string());
     }
 }
 
 /// `4:memory:/system.slice/x.service` → `/sys/fs/cgroup/memory/system.slice/x.service/cgroup.procs`.
-fn places(lines: &str, hierarchies: &Hierarchies) -> BTreeSet<PathBuf> {
+fn places(lines: &str, hierarchies: &Hierarchies) -> Vec<PathBuf> {
     let place = |line: &str| {
         let (_, rest) = line.split_once(':')?;
         let (controllers, group) = rest.split_once(':')?;
@@ -61,6 +41,6 @@ mod tests {
         let lines = "5:cpuacct,cpu:/lxc.monitor/7\n2:name=systemd:/\n1:misc:/x\n0::/a.slice/b:c\n";
         let found = places(lines, &hierarchies);
         let wanted = ["/c/cpu/lxc.monitor/7", "/c/systemd", "/c/unified/a.slice/b:c"];
-        assert_eq!(found, wanted.iter().map(|place| PathBuf::from(place).join("cgroup.procs")).collect());
+        assert_eq!(found, wanted.map(|place| PathBuf::from(place).join("cgroup.procs")));
     }
 }

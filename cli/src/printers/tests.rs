@@ -97,10 +97,10 @@ fn storages_and_volumes() {
         {"volid": "local:backup/a.zst", "format": "btar", "content": "backup", "size": 7},
     ]);
     insta::assert_snapshot!(marked(storage::content(&volumes.to_string()).unwrap()), @r"
-    Volid                         Format  Type             Size VMID$
-    local:100/vm-100-disk-0.qcow2 qcow2   images     1073741824 100$
-    local:200/vm-200-disk-0.raw   raw     images              5 200$
-    local:backup/a.zst            btar    backup              7$
-    local:iso/x.iso               iso     iso            376832$
+    Volid                         Format  Type            Size VMID$
+    local:100/vm-100-disk-0.qcow2 qcow2   images    1073741824 100$
+    local:200/vm-200-disk-0.raw   raw     images             5 200$
+    local:backup/a.zst            btar    backup             7$
+    local:iso/x.iso               iso     iso           376832$
     ");
 }

@@ -1,21 +1,21 @@
 //! The border to liblxc: the only place that knows its C interface.
 //!
-//! [`Runtime`] speaks of containers in our words; [`Liblxc`] is the real one. liblxc forks: a start must come from a task
-//! or tool process of its own, never from a daemon with other work in hand.
+//! [`Runtime`] speaks of containers in our words; [`Liblxc`] is the real one. liblxc forks when it enters a container: that
+//! must come from a task or tool process of its own, never from a daemon with other work in hand.
 
 use super::library::{self, Functions};
-use crate::membership::Membership;
-use crate::{Error, Result, Vmid};
+use crate::{Error, Result, Vmid, error::ResultExt};
 use lxc_sys::{lxc_attach_command_t, lxc_attach_options_t, lxc_container};
 use std::ffi::{CString, c_char, c_int};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 /// What can be done to containers.
 pub trait Runtime {
     /// Starts a container whose configuration lies in its directory; returns when its init runs. The monitor is
-    /// nobody's child and lives in the mount namespace of the calling thread.
+    /// nobody's child, and lives in the mount namespace of the calling thread but in control groups of its own.
     fn start(&self, vmid: Vmid) -> Result<()>;
     /// Ends all processes of a container at once.
     fn kill(&self, vmid: Vmid) -> Result<()>;
@@ -72,7 +72,6 @@ impl Liblxc {
 struct Handle {
     library: &'static Functions,
     container: *mut lxc_container,
-    vmid: Vmid,
 }
 
 /// Calls a function of the container's table.
@@ -97,7 +96,7 @@ impl Handle {
         if container.is_null() {
             return Err(Error::new(format!("liblxc cannot read the configuration of CT {vmid}")));
         }
-        Ok(Handle { library, container, vmid })
+        Ok(Handle { library, container })
     }
 }
 
@@ -121,16 +120,16 @@ fn ignore_broken_pipe() {
 
 impl Runtime for Liblxc {
     fn start(&self, vmid: Vmid) -> Result<()> {
-        let handle = self.open(vmid)?;
-        if !call!(handle, want_daemonize, true) {
-            return Err(Error::new("liblxc refuses to start containers in the background"));
+        // liblxc forks several times and moves its caller into the control groups of the monitor, which lives on as a
+        // copy of the caller; so it is called by a small program that has nothing but this to do. (liblxc:
+        // lxccontainer.c, do_lxcapi_start; cgroups/cgfsng.c, cgfsng_monitor_enter) What it says is in the log.
+        let mut command = Command::new("lxc-start");
+        command.arg("-P").arg(&self.path).args(["-n", &vmid.to_string(), "-d"]);
+        let status = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
+        match status.context(|| "unable to start 'lxc-start'")?.success() {
+            true => Ok(()),
+            false => Err(Error::new(format!("startup for container '{vmid}' failed"))),
         }
-        let membership = Membership::now();
-        default_broken_pipe();
-        let started = call!(handle, start, 0, std::ptr::null());
-        ignore_broken_pipe();
-        membership.enter();
-        if started { Ok(()) } else { Err(Error::new(format!("startup for container '{}' failed", handle.vmid))) }
     }
 
     fn kill(&self, vmid: Vmid) -> Result<()> {

@@ -2,8 +2,7 @@
 //! (PVE: qemu-server QemuServer.pm, vm_start_nolock)
 
 use super::config::Vm;
-use crate::membership::Membership;
-use crate::{Context, Error, Result, command};
+use crate::{Context, Error, Result, command, membership};
 use std::path::Path;
 
 /// The words in front of the command of a server that a VM needs beside QEMU. It ends by itself when QEMU does.
@@ -29,9 +28,10 @@ pub fn change(ctx: &Context, vmid: crate::Vmid, key: &str, value: Option<&str>) 
 }
 
 /// Moves this process, the VM's keeper, to where QEMU is: an end of the service that started it is not its end.
+/// (systemd moves processes for others only into units with delegation.)
 pub fn join(ctx: &Context, qemu: u32) {
     if has_scopes(ctx) {
-        Membership::of(qemu).enter();
+        membership::join(qemu);
     }
 }
 
