@@ -25,8 +25,10 @@ const MAX_CONNECTIONS: usize = 4096;
 /// The program.
 pub fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
-    if arguments.next().as_deref() == Some("keep") {
-        return engine::qemu::keeper::main(arguments);
+    match arguments.next().as_deref() {
+        Some("keep") => return engine::qemu::keeper::main(arguments),
+        Some(engine::lxc::system_calls::WORD) => return engine::lxc::system_calls::main(),
+        _ => {}
     }
     command::main("pvedaemon", &[], run)
 }

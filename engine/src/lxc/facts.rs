@@ -3,6 +3,7 @@
 use super::cgroup::{self, Hierarchies};
 use super::monitor;
 use super::plan::{AppArmor, Bridge, Device, Facts, LXC_CONFIG, passed_devices};
+use super::system_calls;
 use crate::config::guest::Part;
 use crate::{Context, Result, Vmid, error::ResultExt};
 use rustix::fs::FileType;
@@ -18,6 +19,7 @@ pub fn of_host(ctx: &Context, vmid: Vmid, part: &Part) -> Result<Facts> {
     Ok(Facts {
         directory: monitor::directory(ctx, vmid),
         log: log_file(ctx, vmid),
+        system_calls: system_calls::socket_path(ctx, vmid),
         group: cgroup::group(ctx, vmid),
         monitor_group: cgroup::monitor_group(ctx, vmid),
         swap_accounting: swap_file.is_none_or(|file| file.exists()),

@@ -44,6 +44,7 @@ mod snapshot;
 pub mod start;
 pub mod status;
 pub mod stop;
+pub mod system_calls;
 mod template;
 pub mod transfer;
 pub mod trim;

@@ -9,6 +9,7 @@
 use super::cgroup::{self, Hierarchies, Version};
 use super::idmap::IdMap;
 use super::interface::{self, Interface};
+use super::system_calls;
 use crate::config::guest::Part;
 use crate::{Error, Result, Vmid};
 use contract::property_string;
@@ -26,6 +27,8 @@ pub struct Facts {
     pub directory: PathBuf,
     /// liblxc's log for this container.
     pub log: PathBuf,
+    /// Where the host listens for system calls that it makes for the container.
+    pub system_calls: PathBuf,
     /// Control group of the container, below the root of each hierarchy.
     pub group: String,
     /// Control group of its monitor.
@@ -87,6 +90,8 @@ pub struct Plan {
     pub config: String,
     /// Rules for system calls, when the container gets its own.
     pub seccomp: Option<String>,
+    /// Whether the host makes system calls for the container, see [`super::system_calls`].
+    pub asks_for_system_calls: bool,
     /// What the machine cannot do although the configuration asks for it.
     pub warnings: Vec<String>,
 }
@@ -189,9 +194,6 @@ fn seccomp(plan: &mut Plan, part: &Part, facts: &Facts, features: &Features, unp
     if !unprivileged {
         return;
     }
-    if features.flag("mknod") {
-        plan.warn("feature 'mknod' needs a system call proxy that this host does not have");
-    }
     let Some(base) = &facts.seccomp_base else {
         plan.warn("this host has no general system call filter for containers");
         return;
@@ -199,6 +201,11 @@ fn seccomp(plan: &mut Plan, part: &Part, facts: &Facts, features: &Features, unp
     let mut rules = String::from("ioctl errno 1 [1,0x9400,SCMP_CMP_MASKED_EQ,0xff00]\n");
     if !features.flag("keyctl") {
         rules += "keyctl errno 38\n";
+    }
+    if features.flag("mknod") {
+        rules += system_calls::RULES;
+        plan.line("lxc.seccomp.notify.proxy", format!("unix:{}", facts.system_calls.display()));
+        plan.asks_for_system_calls = true;
     }
     rules += "socket errno 97 [0,38,SCMP_CMP_EQ]\n";
     plan.seccomp = Some(format!("{}\n{rules}", base.trim_end()));

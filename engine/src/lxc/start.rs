@@ -7,6 +7,7 @@
 use super::idmap::{self, IdMap};
 use super::liblxc::Runtime;
 use super::plan::{self, Plan};
+use super::system_calls::Helper;
 use super::{dhcp, facts, hook, inspect, interface, monitor, mount, setup, stop, update, volume};
 use crate::config::guest::{GuestConfig, GuestKind, Part};
 use crate::{Context, Error, Result, Task, Vmid, bail, error::ResultExt, file, guest, network};
@@ -46,6 +47,7 @@ pub fn start(task: &Task, runtime: &dyn Runtime, vmid: Vmid, options: Start) -> 
     }
     write_plan(ctx, vmid, &plan)?;
     hook::run(ctx, vmid, &part, "pre-start", |line| task.log(line))?;
+    let helper = plan.asks_for_system_calls.then(|| Helper::start(ctx, vmid)).transpose()?;
     for port in ports(vmid, &part)? {
         network::prepare(ctx, &port)?;
     }
@@ -56,6 +58,9 @@ pub fn start(task: &Task, runtime: &dyn Runtime, vmid: Vmid, options: Start) -> 
         task.check_abort()?;
         runtime.start(vmid)
     });
+    if let (Some(helper), Ok(())) = (helper, &started) {
+        helper.leave();
+    }
     if options.debug || started.is_err() {
         report(task, vmid, options.debug);
     }

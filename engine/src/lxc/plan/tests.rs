@@ -14,6 +14,7 @@ fn legacy() -> Facts {
     Facts {
         directory: "/var/lib/lxc/101".into(),
         log: "/run/lxc/101.log".into(),
+        system_calls: "/run/pve/ct-101.calls".into(),
         group: "lxc/101".into(),
         monitor_group: "lxc.monitor/101".into(),
         hierarchies: Hierarchies { legacy: legacy.into(), ..Hierarchies::default() },
@@ -65,6 +66,20 @@ fn privileged_unmanaged_on_the_unified_hierarchy() {
          tty: 0\n",
     );
     insta::assert_snapshot!(show(&plan(vmid(), &part, &unified()).unwrap()));
+}
+
+#[test]
+fn device_nodes_are_asked_for_when_the_host_shall_make_them() {
+    let with =
+        |features: &str| plan(vmid(), &part(&format!("arch: amd64\nunprivileged: 1\n{features}")), &legacy()).unwrap();
+    let (plain, asking) = (with(""), with("features: mknod=1\n"));
+    assert!(!plain.asks_for_system_calls && !plain.config.contains("notify"));
+    assert!(asking.asks_for_system_calls);
+    assert!(asking.config.contains("lxc.seccomp.notify.proxy = unix:/run/pve/ct-101.calls\n"), "{}", asking.config);
+    assert!(asking.seccomp.unwrap().contains("\nmknodat notify [2,24576,SCMP_CMP_MASKED_EQ,61440]\n"));
+    // Whoever writes a filter of one's own gets no helper.
+    let own = with("features: mknod=1\nlxc.seccomp.profile: /x\n");
+    assert!(!own.asks_for_system_calls && own.warnings[0].contains("mknod"), "{:?}", own.warnings);
 }
 
 fn show(plan: &Plan) -> String {

@@ -58,7 +58,9 @@ impl Share for Cifs {
     }
 
     fn mount(&self, storage: &Storage, source: &str, place: &str) -> Result<Tool> {
-        let mut options = vec!["soft".to_owned()];
+        // QEMU locks bytes of an image that it writes to. On a server such locks are binding, also for who holds them
+        // (MS-SMB2 3.3.5.14); between the programs of this node they do their work without it. `brl` takes it back.
+        let mut options = vec!["soft".to_owned(), "nobrl".to_owned()];
         let file = credentials(storage);
         if uses_kerberos(storage) {
             // Who mounts is known by the machine's ticket.
@@ -140,7 +142,7 @@ mod tests {
         let command = |storage: &Storage| Cifs.mount(storage, &source, "/mnt/pve/smb").unwrap().to_string();
         assert_eq!(
             command(&storage),
-            "mount -t cifs -o soft,guest,username=guest,vers=default -- //nas/data /mnt/pve/smb"
+            "mount -t cifs -o soft,nobrl,guest,username=guest,vers=default -- //nas/data /mnt/pve/smb"
         );
         let secrets = Secrets::from([("password".to_owned(), Some("geheim,x".to_owned()))]);
         Cifs.keep_secrets(&storage, &secrets, true).unwrap();
@@ -152,7 +154,7 @@ mod tests {
         assert_eq!(
             command(&storage),
             format!(
-                "mount -t cifs -o soft,username=jo,credentials={},domain=WORK,vers=3.11,noserverino \
+                "mount -t cifs -o soft,nobrl,username=jo,credentials={},domain=WORK,vers=3.11,noserverino \
                  -- //nas/data /mnt/pve/smb",
                 file.display()
             )
