@@ -5,7 +5,10 @@
 use compat_tests::Node;
 use serde_json::Value;
 use std::fs;
-use std::process::Command;
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
+use std::process::{Command, Stdio};
 
 fn json(node: &Node, arguments: &[&str]) -> Value {
     let mut all = arguments.to_vec();
@@ -42,6 +45,45 @@ fn a_volume_leaves_as_a_stream_and_comes_back() {
     assert!(fs::read(node.path("var/lib/vz/images/101/vm-101-disk-5.raw")).unwrap() == bytes);
     let again = node.run("pvesh", &["create", path, "--target", "local:101/vm-101-disk-5.raw"]);
     assert!(again.stderr.contains("already exists"), "{}", again.stderr);
+}
+
+#[test]
+fn a_stream_comes_over_a_connection() {
+    let node = Node::without_daemons();
+    let stream = [&(1_u64 << 20).to_le_bytes()[..], &[7; 1 << 20]].concat();
+    let place = node.path("var/lib/vz/images/100/vm-100-disk-0.raw");
+    let arguments = ["import", "local:100/vm-100-disk-0.raw", "raw+size"];
+    let socket = node.path("socket").to_string_lossy().into_owned();
+    for (from, first) in [("tcp://127.0.0.0/8", "127.0.0.1\n"), (&format!("unix://{socket}"), "ready\n")] {
+        let mut command = node.program("pvesm");
+        let mut importing = command.args(arguments).arg(from).stdout(Stdio::piped()).spawn().unwrap();
+        let mut said = BufReader::new(importing.stdout.take().unwrap());
+        let mut line = || {
+            let mut line = String::new();
+            said.read_line(&mut line).unwrap();
+            line
+        };
+        assert_eq!(line(), first);
+        let mut connection: Box<dyn Write> = if from.starts_with("tcp") {
+            let port: u16 = line().trim().parse().unwrap();
+            assert!((60_000..60_050).contains(&port), "{port}");
+            Box::new(TcpStream::connect(("127.0.0.1", port)).unwrap())
+        } else {
+            Box::new(UnixStream::connect(&socket).unwrap())
+        };
+        connection.write_all(&stream).unwrap();
+        drop(connection);
+        assert_eq!(line(), "successfully imported 'local:100/vm-100-disk-0.raw'\n");
+        assert!(importing.wait().unwrap().success());
+        assert!(fs::read(&place).unwrap() == stream[8..]);
+        node.run("pvesm", &["free", "local:100/vm-100-disk-0.raw"]).ok();
+    }
+    let nowhere = node.run("pvesm", &[&arguments[..], &["tcp://198.51.100.0/24"]].concat());
+    assert!(
+        nowhere.stderr.contains("Unable to get any local IP address in network '198.51.100.0/24'"),
+        "{}",
+        nowhere.stderr
+    );
 }
 
 #[test]

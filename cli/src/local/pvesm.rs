@@ -1,6 +1,6 @@
 //! Local commands of `pvesm`, the tool for storages. (pve-storage PVE/CLI/pvesm.pm)
 
-use super::{Row, command};
+use super::{Row, command as row};
 use crate::invocation::Invocation;
 use crate::output;
 use contract::Verb;
@@ -8,11 +8,13 @@ use engine::call::config_text;
 use engine::error::ResultExt;
 use engine::storage::stream::{self, Form};
 use engine::storage::{self, VolumeId};
-use engine::{Error, Result};
+use engine::{Error, Result, bail, command};
 use serde_json::{Map, Value, json};
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 use std::net::TcpListener;
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixListener;
 use std::process::ExitCode;
@@ -21,18 +23,21 @@ use std::time::Duration;
 /// How long an importing side waits for the exporting one.
 const CLIENT_DEADLINE: Duration = Duration::from_secs(30);
 
+/// Where nodes send disks to each other. (PVE: pve-common PVE/Tools.pm, next_migrate_port)
+const MIGRATION_PORTS: Range<u16> = 60_000..60_050;
+
 /// The version of the storage interface for plugins that we are compatible with, and how many older ones it takes.
 /// (pve-storage PVE/Storage.pm, APIVER and APIAGE)
 const API_VERSION: (u32, u32) = (15, 6);
 
 /// The commands of this module.
 pub const COMMANDS: &[Row] = &[
-    command("pvesm", "apiinfo", api_info),
-    command("pvesm", "export", export),
-    command("pvesm", "extractconfig", extract_config),
-    command("pvesm", "import", import),
-    command("pvesm", "path", path),
-    command("pvesm", "prune-backups", prune),
+    row("pvesm", "apiinfo", api_info),
+    row("pvesm", "export", export),
+    row("pvesm", "extractconfig", extract_config),
+    row("pvesm", "import", import),
+    row("pvesm", "path", path),
+    row("pvesm", "prune-backups", prune),
 ];
 
 fn api_info(_invocation: &Invocation) -> Result<ExitCode> {
@@ -94,7 +99,8 @@ fn open_stream(name: &str) -> Result<File> {
         return Ok(File::from(io::stdin().as_fd().try_clone_to_owned()?));
     }
     if let Some(address) = name.strip_prefix("tcp://") {
-        let listener = TcpListener::bind((address, 0)).context(|| "failed to open socket")?;
+        let address = if address.contains('/') { own_address(address)? } else { address.to_owned() };
+        let listener = listen(&address)?;
         output::write(&format!("{address}\n{}\n", listener.local_addr()?.port()));
         wait_for_client(listener.as_fd())?;
         return Ok(File::from(std::os::fd::OwnedFd::from(listener.accept()?.0)));
@@ -106,6 +112,31 @@ fn open_stream(name: &str) -> Result<File> {
         return Ok(File::from(std::os::fd::OwnedFd::from(listener.accept()?.0)));
     }
     File::open(name).context(|| format!("open({name})"))
+}
+
+/// The one address of this node in a network. (PVE: pve-common PVE/Network.pm, get_local_ip_from_cidr)
+fn own_address(network: &str) -> Result<String> {
+    let shown = command::run("ip", &["-json", "address", "show", "to", network, "up"])?.stdout;
+    let links: Value = serde_json::from_str(&shown).unwrap_or_default();
+    let infos = links.as_array().into_iter().flatten().filter_map(|link| link["addr_info"].as_array()).flatten();
+    let found: BTreeSet<&str> = infos.filter_map(|info| info["local"].as_str()).collect();
+    match found.first() {
+        Some(address) if found.len() == 1 => Ok((*address).to_owned()),
+        Some(_) => bail!("Got multiple local IP address in network '{network}'"),
+        None => bail!("Unable to get any local IP address in network '{network}'"),
+    }
+}
+
+/// Listens at the first free port for migrations, which firewalls let pass.
+fn listen(address: &str) -> Result<TcpListener> {
+    for port in MIGRATION_PORTS {
+        match TcpListener::bind((address, port)) {
+            Ok(listener) => return Ok(listener),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
+            Err(error) => return Err(error).context(|| "failed to open socket"),
+        }
+    }
+    bail!("unable to find free port ({}-{})", MIGRATION_PORTS.start, MIGRATION_PORTS.end)
 }
 
 /// Returns when somebody connects; the other side has been told where.
