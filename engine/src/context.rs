@@ -55,6 +55,15 @@ impl Context {
         Context { caller, ..self.clone() }
     }
 
+    /// The program `pvedaemon`, which by another word is the helper of a guest.
+    pub fn daemon_program(&self) -> Result<PathBuf> {
+        Ok(match &self.mode {
+            Mode::Daemon { worker } => worker.clone(),
+            // All programs are installed in one directory.
+            Mode::Worker(_) | Mode::Foreground => std::env::current_exe()?.with_file_name("pvedaemon"),
+        })
+    }
+
     /// Whether `name` means this node.
     pub fn is_local_node(&self, name: &str) -> bool {
         name == "localhost" || name == self.node

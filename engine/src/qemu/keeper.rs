@@ -9,29 +9,19 @@
 //! it: a VM whose keeper was killed is cleaned up by the next start or the next daemon. How it begins is [`super::spawn`].
 
 use super::{files, recovery, scope, stop};
-use crate::{Context, Error, Mode, Result, Task, Vmid};
+use crate::{Context, Error, Result, Task, Vmid};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, WaitOptions, WaitStatus, pidfd_open, waitpid};
 use std::fs::{self, File};
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixDatagram;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// The ending of the file that says whose end is still to be cleaned up after. (QEMU removes its pid file when it can.)
 pub const MARK: &str = "keeper";
 /// How much of QEMU's last words is kept.
 const KEPT: usize = 4096;
-
-/// The program that keeps VMs.
-pub fn program(ctx: &Context) -> Result<PathBuf> {
-    Ok(match &ctx.mode {
-        Mode::Daemon { worker } => worker.clone(),
-        // All programs are installed in one directory.
-        Mode::Worker(_) | Mode::Foreground => std::env::current_exe()?.with_file_name("pvedaemon"),
-    })
-}
 
 /// The program: `VMID PID`.
 pub fn main(arguments: impl Iterator<Item = String>) -> ExitCode {

@@ -47,7 +47,7 @@ pub fn spawn(ctx: &Context, vmid: Vmid, words: &[&str], descriptors: Vec<RawFd>)
     let text = |bytes: &[u8]| CString::new(bytes).map_err(|error| Error::new(error.to_string()));
     let place = |path: PathBuf| text(path.as_os_str().as_bytes());
     let keeper = Keeper {
-        program: place(keeper::program(ctx)?)?,
+        program: place(ctx.daemon_program()?)?,
         vmid: text(vmid.to_string().as_bytes())?,
         pid_file: place(files::path(ctx, vmid, "pid"))?,
         mark: place(files::path(ctx, vmid, keeper::MARK))?,

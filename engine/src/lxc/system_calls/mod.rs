@@ -10,7 +10,7 @@
 mod message;
 mod mknod;
 
-use crate::{Context, Result, Vmid, error::ResultExt, qemu::keeper};
+use crate::{Context, Result, Vmid, error::ResultExt};
 use message::{Answer, Message};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsFd, OwnedFd};
@@ -47,7 +47,7 @@ impl Helper {
     pub fn start(ctx: &Context, vmid: Vmid) -> Result<Self> {
         let path = socket_path(ctx, vmid);
         let listener = listen_at(&path).context(|| format!("unable to listen at '{}'", path.display()))?;
-        let program = keeper::program(ctx)?;
+        let program = ctx.daemon_program()?;
         let mut command = Command::new(&program);
         command.arg(WORD).current_dir("/").stdin(listener).stdout(Stdio::null()).stderr(Stdio::null());
         let child = command.spawn().context(|| format!("unable to start '{}'", program.display()))?;
