@@ -21,7 +21,13 @@ pub struct Plan {
 
 /// The way from `actual` to `wanted`. `before` is what was in force: its links go if nobody wants them any more.
 pub fn plan(before: &Wanted, wanted: &Wanted, actual: &State) -> Plan {
-    let mut planner = Planner { before, wanted, target: wanted.state.links.clone(), actual, plan: Plan::default() };
+    let mut target = wanted.state.links.clone();
+    for (name, link) in &mut target {
+        if let Some(before) = before.state.links.get(name) {
+            link.take_usual_values(before);
+        }
+    }
+    let mut planner = Planner { before, wanted, target, actual, plan: Plan::default() };
     planner.leave_out_missing();
     planner.end_what_goes();
     planner.release();

@@ -267,6 +267,33 @@ impl Bond {
     }
 }
 
+impl Link {
+    /// What was said before and is said no more goes back to the kernel's usual value. The usual cost of a port depends on
+    /// its card; it stays as it is.
+    pub fn take_usual_values(&mut self, before: &Link) {
+        fn usual<T>(wanted: &mut Option<T>, before: &Option<T>, value: T) {
+            if wanted.is_none() && before.is_some() {
+                *wanted = Some(value);
+            }
+        }
+        let (port, was) = (&mut self.port, &before.port);
+        usual(&mut port.learning, &was.learning, true);
+        usual(&mut port.unicast_flood, &was.unicast_flood, true);
+        usual(&mut port.multicast_flood, &was.multicast_flood, true);
+        usual(&mut port.neighbour_suppression, &was.neighbour_suppression, false);
+        usual(&mut port.isolated, &was.isolated, false);
+        usual(&mut port.priority, &was.priority, 32);
+        if let (Kind::Bridge(bridge), Kind::Bridge(was)) = (&mut self.kind, &before.kind) {
+            usual(&mut bridge.hello_time, &was.hello_time, 200);
+            usual(&mut bridge.max_age, &was.max_age, 2_000);
+            usual(&mut bridge.ageing_time, &was.ageing_time, 30_000);
+            usual(&mut bridge.priority, &was.priority, 32_768);
+            usual(&mut bridge.multicast_snooping, &was.multicast_snooping, true);
+            usual(&mut bridge.multicast_querier, &was.multicast_querier, false);
+        }
+    }
+}
+
 /// What is wanted, if it differs. A part that nobody wants never does; one that the kernel does not know counts as zero.
 fn new_value<T: PartialEq + Default + Clone>(wanted: &Option<T>, now: &Option<T>) -> Option<T> {
     wanted.clone().filter(|wanted| *wanted != now.clone().unwrap_or_default())

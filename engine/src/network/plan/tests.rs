@@ -187,6 +187,23 @@ fn missing_hardware_leaves_the_rest() {
 }
 
 #[test]
+fn what_is_no_longer_in_the_file_is_no_longer_so() {
+    let file = |card: &str, bridge: &str| {
+        wanted(&format!(
+            "iface en01 inet manual\n{card}\nauto lan\niface lan inet manual\n\tbridge-ports en01\n{bridge}"
+        ))
+    };
+    let mut state = machine(&["en01"]);
+    let named = file("\tbridge-isolated on\n\tbridge-learning off\n", "\tbridge-mcsnoop no\n\tbridge-mcquerier yes\n");
+    apply(&Wanted::default(), &named, &mut state);
+    let plain = file("", "");
+    let changes = apply(&named, &plain, &mut state);
+    assert!(changes.contains("en01: set port learning on isolated off\n"), "{changes}");
+    assert!(changes.contains("multicast-snooping on multicast-querier off\n"), "{changes}");
+    assert_eq!(apply(&plain, &plain, &mut state), "");
+}
+
+#[test]
 fn ports_of_guests_stay_and_come_back_to_a_bridge_that_is_made_anew() {
     let bridge = wanted("auto lan\niface lan inet manual\n\tbridge-ports none\n");
     let mut state = machine(&[]);
