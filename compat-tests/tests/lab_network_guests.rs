@@ -254,6 +254,8 @@ fn vlans_of_a_plain_bridge(world: &World) {
     }
     assert!(!node.sh("ls /sys/class/net").contains("vmbr0v"));
     isolated_ports(world);
+    guests_of_a_vnet(world);
+    multicast(world);
 }
 
 /// Two cards that are isolated reach the bridge and not each other.
@@ -268,4 +270,49 @@ fn isolated_ports(world: &World) {
         assert_eq!(world.node.sh(&format!("cat /sys/class/net/{card}/brport/isolated")), "1");
     }
     assert_eq!(world.node.run(&["ping", "-q", "-c1", "-w20", "192.0.2.1"]).code, 0);
+}
+
+/// Guests' ports of a vnet that isolates reach everybody but each other.
+fn guests_of_a_vnet(world: &World) {
+    let node = &world.node;
+    world.apply(MULTICAST);
+    node.sh("mkdir -p /etc/pve/sdn");
+    let vnet = r#"{"vnets": {"ids": {"vmbr0": {"zone": "z", "isolate-ports": 1}}}, "zones": {"ids": {"z": {"type": "simple"}}}}"#;
+    node.put_text(vnet, "/etc/pve/sdn/.running-config");
+    world.set(212, ",tag=10", "");
+    for (vmid, address) in [(212, "192.0.2.12/24"), (214, "192.0.2.14/24")] {
+        node.tool(&format!("pct start {vmid}"));
+        node.give_addresses(vmid, &[address]);
+        node.reaches(vmid, "192.0.2.1");
+        node.reaches(vmid, "192.0.2.7");
+    }
+    node.never_reaches(212, "192.0.2.14");
+    node.sh("rm /etc/pve/sdn/.running-config");
+    world.set(214, "bridge=vmbr0", "bridge=vmbr0,rate=9");
+    node.reaches(212, "192.0.2.14");
+}
+
+const MULTICAST: &str = "auto vmbr0\niface vmbr0 inet static\n\taddress 192.0.2.7/24\n\tbridge-ports en01\n\tbridge-stp off\n\
+                         \tbridge-fd 0\n\tbridge-mcsnoop yes\n\tbridge-mcquerier yes\n";
+
+/// A group's packets go to those who have joined it, and without snooping to everybody.
+fn multicast(world: &World) {
+    let node = &world.node;
+    node.inside(214, "ip route add 239.0.0.0/8 dev eth0");
+    node.inside(212, "ip addr add 239.1.2.3/32 dev eth0 autojoin");
+    let sent =
+        |port: &str| -> u32 { node.sh(&format!("cat /sys/class/net/{port}/statistics/tx_packets")).parse().unwrap() };
+    // Those that have got a hundred packets of the group: guest and uplink.
+    let got = || {
+        let before = ["veth212i0", "en01"].map(sent);
+        node.sh("nsenter -n -t $(lxc-info -n 214 -p -H) ping -q -c100 -i0.01 -W1 239.1.2.3 || true");
+        [sent("veth212i0") - before[0] >= 100, sent("en01") - before[1] >= 100]
+    };
+    // The bridge asks who has joined before it holds anything back.
+    wait_for("the group's packets for its member only", 60, || (got() == [true, false]).then_some(()));
+    world.apply(&MULTICAST.replace("mcsnoop yes", "mcsnoop no").replace("mcquerier yes", "mcquerier no"));
+    assert_eq!(got(), [true, true]);
+    for vmid in [212, 214] {
+        node.tool(&format!("pct stop {vmid}"));
+    }
 }
