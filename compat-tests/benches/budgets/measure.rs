@@ -2,6 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+/// Between two steps that are done by turns.
+const REST: Duration = Duration::from_millis(100);
+
 /// Times of the same thing done several times, sorted.
 pub struct Samples(Vec<Duration>);
 
@@ -23,10 +26,13 @@ impl Samples {
     }
 
     /// Does steps by turns, `count` rounds of them, so that what else the machine does meets all alike; one sample per step.
+    /// Each begins on a machine at rest, not with what the kernel still tidies away after the step before: a namespace, or
+    /// a grace period that makes the next move between control groups cheaper or dearer by several milliseconds.
     pub fn by_turns<const STEPS: usize>(count: usize, mut steps: [&mut dyn FnMut(); STEPS]) -> [Self; STEPS] {
         let mut times = [(); STEPS].map(|()| Vec::with_capacity(count));
         for _ in 0..count {
             for (step, times) in steps.iter_mut().zip(&mut times) {
+                std::thread::sleep(REST);
                 let start = Instant::now();
                 step();
                 times.push(start.elapsed());
