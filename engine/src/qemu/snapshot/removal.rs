@@ -33,9 +33,27 @@ pub fn delete(task: &Task, vmid: Vmid, name: &str, force: bool) -> Result<()> {
         }
         other => other,
     };
+    let was_running = status::is_running(ctx, vmid);
     let outcome = delete_volumes(ctx, vmid, name, &snapshot, force, &forgive);
+    if let Err(error) = &outcome
+        && was_running
+        && has_ended(ctx, vmid)
+    {
+        task.warn(format!("{} - the VM has ended, its snapshot is removed without it", error.message()));
+        finish(ctx, vmid, name)?;
+        let stays = guest::load(ctx, GuestKind::Qemu, vmid)?.snapshots.contains_key(name);
+        return if stays { outcome } else { Ok(()) };
+    }
     leave_config(ctx, vmid, name, &snapshot, outcome.is_ok())?;
     outcome
+}
+
+/// Whether the VM is gone. Its connections end a moment before its process does.
+fn has_ended(ctx: &Context, vmid: Vmid) -> bool {
+    (0..20).any(|look| {
+        std::thread::sleep(std::time::Duration::from_millis(if look == 0 { 0 } else { 50 }));
+        !status::is_running(ctx, vmid)
+    })
 }
 
 /// Goes on with a removal that was interrupted; does nothing for a VM that is not marked for one. If a disk refuses, the
