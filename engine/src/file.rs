@@ -19,6 +19,14 @@ pub fn read_or_empty(path: &Path) -> Result<String> {
     }
 }
 
+/// Removes a file; one that is not there is no error.
+pub fn remove_if_there(path: &Path) -> std::io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
 /// SHA-1 of a text in hexadecimal, the `digest` of configuration files. (PVE: pve-common PVE/Tools.pm)
 pub fn digest(text: &str) -> String {
     crate::types::hex(&Sha1::digest(text.as_bytes()))

@@ -4,8 +4,10 @@
 //! Owns probing; must not change the machine. Every fact is probed when it is first asked for. What QEMU says of itself
 //! costs a program start, so it is kept below `/run`, keyed by the program's time stamp.
 
+mod addresses;
 mod guests;
 
+pub use addresses::addresses;
 pub use guests::firmware_here;
 
 use crate::{Error, Result, Root, command, error::ResultExt};

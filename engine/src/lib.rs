@@ -23,7 +23,6 @@ pub mod live;
 pub mod lock;
 pub mod lxc;
 pub mod mapping;
-mod membership;
 pub mod mounts;
 pub mod network;
 pub mod node;

@@ -8,12 +8,11 @@ use engine::call::config_text;
 use engine::error::ResultExt;
 use engine::storage::stream::{self, Form};
 use engine::storage::{self, VolumeId};
-use engine::{Error, Result, bail, command};
+use engine::{Error, Result, bail, host};
 use serde_json::{Map, Value, json};
-use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
-use std::net::TcpListener;
+use std::net::{IpAddr, TcpListener};
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixListener;
@@ -99,7 +98,7 @@ fn open_stream(name: &str) -> Result<File> {
         return Ok(File::from(io::stdin().as_fd().try_clone_to_owned()?));
     }
     if let Some(address) = name.strip_prefix("tcp://") {
-        let address = if address.contains('/') { own_address(address)? } else { address.to_owned() };
+        let address = if address.contains('/') { own_address(address)?.to_string() } else { address.to_owned() };
         let listener = listen(&address)?;
         output::write(&format!("{address}\n{}\n", listener.local_addr()?.port()));
         wait_for_client(listener.as_fd())?;
@@ -115,13 +114,10 @@ fn open_stream(name: &str) -> Result<File> {
 }
 
 /// The one address of this node in a network. (PVE: pve-common PVE/Network.pm, get_local_ip_from_cidr)
-fn own_address(network: &str) -> Result<String> {
-    let shown = command::run("ip", &["-json", "address", "show", "to", network, "up"])?.stdout;
-    let links: Value = serde_json::from_str(&shown).unwrap_or_default();
-    let infos = links.as_array().into_iter().flatten().filter_map(|link| link["addr_info"].as_array()).flatten();
-    let found: BTreeSet<&str> = infos.filter_map(|info| info["local"].as_str()).collect();
+fn own_address(network: &str) -> Result<IpAddr> {
+    let found = host::addresses(&["to", network, "up"])?;
     match found.first() {
-        Some(address) if found.len() == 1 => Ok((*address).to_owned()),
+        Some(address) if found.len() == 1 => Ok(*address),
         Some(_) => bail!("Got multiple local IP address in network '{network}'"),
         None => bail!("Unable to get any local IP address in network '{network}'"),
     }

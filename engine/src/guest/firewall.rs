@@ -2,7 +2,6 @@
 //! somebody else's business.
 
 use crate::{Context, Result, Vmid, error::ResultExt, file};
-use std::io::ErrorKind;
 use std::path::PathBuf;
 
 fn path(ctx: &Context, vmid: Vmid) -> PathBuf {
@@ -24,10 +23,5 @@ pub fn copy(ctx: &Context, from: Vmid, to: Vmid) -> Result<()> {
 /// Removes the rules of a guest, if it has any.
 pub fn remove(ctx: &Context, vmid: Vmid) -> Result<()> {
     let path = path(ctx, vmid);
-    match std::fs::remove_file(&path) {
-        Err(error) if error.kind() != ErrorKind::NotFound => {
-            Err(error).context(|| format!("unable to remove '{}'", path.display()))
-        }
-        _ => Ok(()),
-    }
+    file::remove_if_there(&path).context(|| format!("unable to remove '{}'", path.display()))
 }

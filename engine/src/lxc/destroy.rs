@@ -7,7 +7,7 @@ use super::{facts, monitor, volume};
 use crate::config::guest::{GuestConfig, GuestKind};
 use crate::storage::{self, VolumeId};
 use crate::task::abort;
-use crate::{Context, Error, Result, Task, Vmid, access, bail, error::ResultExt, guest};
+use crate::{Context, Error, Result, Task, Vmid, access, bail, error::ResultExt, file, guest};
 use std::fs;
 use std::io::ErrorKind;
 
@@ -113,10 +113,5 @@ pub fn remove_directory(ctx: &Context, vmid: Vmid) -> Result<()> {
 }
 
 fn remove_file(path: &std::path::Path) -> Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != ErrorKind::NotFound => {
-            Err(Error::from(error).context(format!("unable to remove '{}'", path.display())))
-        }
-        _ => Ok(()),
-    }
+    file::remove_if_there(path).context(|| format!("unable to remove '{}'", path.display()))
 }

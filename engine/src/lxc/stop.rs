@@ -5,7 +5,7 @@
 
 use super::liblxc::Runtime;
 use super::volume::{self, Source};
-use super::{cgroup, dhcp, hook, interface, monitor, update};
+use super::{cgroup, dhcp, hook, interface, monitor, system_calls, update};
 use crate::config::guest::{GuestKind, Part};
 use crate::storage::{self, VolumeId};
 use crate::{Context, Error, Result, Task, Vmid, bail, command, error::ResultExt, guest, network};
@@ -94,13 +94,14 @@ fn wait_until_unmounted(path: &Path) {
     }
 }
 
-/// Removes what a container that does not run has left: control groups and links. All failures are reported.
+/// Removes what a container that does not run has left: control groups, links, a socket. All failures are reported.
 pub fn clean_up(ctx: &Context, vmid: Vmid) -> Result<()> {
     if monitor::init(ctx, vmid).is_some() {
         bail!("CT {vmid} is running");
     }
     let mut failures: Vec<Error> = dhcp::end_all(ctx, vmid).err().into_iter().collect();
     failures.extend(remove_groups(ctx, vmid).err());
+    failures.extend(system_calls::remove_socket(ctx, vmid).err());
     failures.extend(leftover_links(vmid).iter().filter_map(|link| remove_link(link).err()));
     failures.extend(network::tidy(ctx).err());
     match failures.split_first() {

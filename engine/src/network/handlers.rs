@@ -87,10 +87,8 @@ fn apply(call: &Call) -> Result<Reply> {
 
 fn revert(call: &Call) -> Result<Reply> {
     let _lock = file::lock_file(call.ctx, &edit::current_file(call.ctx))?;
-    match std::fs::remove_file(edit::pending_file(call.ctx)) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
-        _ => Ok(Reply::null()),
-    }
+    file::remove_if_there(&edit::pending_file(call.ctx))?;
+    Ok(Reply::null())
 }
 
 fn row(ctx: &Context, config: &Interfaces, name: &str, iface: &Iface, with_name: bool) -> Map<String, Value> {

@@ -414,10 +414,7 @@ fn write_journal(ctx: &Context, journal: &Journal) -> Result<()> {
 }
 
 fn remove_journal(ctx: &Context) -> Result<()> {
-    match std::fs::remove_file(journal_file(ctx)) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
-        _ => Ok(()),
-    }
+    Ok(file::remove_if_there(&journal_file(ctx))?)
 }
 
 fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {

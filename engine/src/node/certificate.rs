@@ -4,7 +4,7 @@
 //! `/etc/pve/nodes/NODE/pve-ssl.{pem,key}`. An administrator's own certificate (`pveproxy-ssl.pem`) is not touched.
 //! (PVE: pve-cluster PVE/Cluster/Setup.pm, gen_pve_root_ca and gen_pve_ssl_cert)
 
-use crate::{Context, Error, Result, file};
+use crate::{Context, Error, Result, file, host};
 use openssl::asn1::Asn1Time;
 use openssl::bn::BigNum;
 use openssl::ec::{EcGroup, EcKey};
@@ -143,7 +143,8 @@ impl Names {
         let common = full_name(ctx);
         dns.insert(common.clone());
         let mut addresses = BTreeSet::from([IpAddr::from([127, 0, 0, 1]), IpAddr::from(std::net::Ipv6Addr::LOCALHOST)]);
-        addresses.extend(host_addresses());
+        // Those that only mean something on one link are left out.
+        addresses.extend(host::addresses(&["scope", "global"]).unwrap_or_default());
         Names { common, dns, addresses }
     }
 }
@@ -166,16 +167,6 @@ fn domain(ctx: &Context) -> Option<String> {
         resolver.lines().find_map(|line| line.strip_prefix("search ").or_else(|| line.strip_prefix("domain ")))?;
     let domain = line.split_whitespace().next()?;
     (domain != ".").then(|| domain.trim_end_matches('.').to_owned())
-}
-
-/// The machine's own addresses, without those that only mean something on one link.
-fn host_addresses() -> Vec<IpAddr> {
-    let output = crate::command::run("ip", &["-json", "address", "show", "scope", "global"]);
-    let text = output.map(|output| output.stdout).unwrap_or_default();
-    let links: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
-    let links = links.as_array().into_iter().flatten();
-    let addresses = links.flat_map(|link| link["addr_info"].as_array().into_iter().flatten());
-    addresses.filter_map(|address| address["local"].as_str()?.parse().ok()).collect()
 }
 
 fn node_certificate(

@@ -73,10 +73,7 @@ pub fn upload(call: &Call) -> Result<Reply> {
 pub fn remove(call: &Call) -> Result<Reply> {
     let _lock = file::lock_file(call.ctx, &custom(call.ctx, "pem"))?;
     for extension in ["pem", "key"] {
-        match std::fs::remove_file(custom(call.ctx, extension)) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
-            _ => {}
-        }
+        file::remove_if_there(&custom(call.ctx, extension))?;
     }
     Ok(Reply::null())
 }

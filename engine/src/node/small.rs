@@ -1,7 +1,7 @@
 //! Small answers about the node: traffic of guests, the subscription that there is not, replication jobs that there are
 //! not on a node alone.
 
-use crate::{Call, Error, Reply, Result, access, file, live::counters};
+use crate::{Call, Error, Reply, Result, access, error::ResultExt, file, live::counters};
 use openssl::hash::{MessageDigest, hash};
 use serde_json::{Value, json};
 
@@ -43,12 +43,9 @@ pub fn check_subscription(call: &Call) -> Result<Reply> {
 
 /// `DELETE /nodes/{node}/subscription`: removes the key that a node of PVE's may have left.
 pub fn remove_subscription(call: &Call) -> Result<Reply> {
-    match std::fs::remove_file(call.ctx.root.path(SUBSCRIPTION)) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(Error::from(error).context("cannot delete subscription key"))
-        }
-        _ => Ok(Reply::null()),
-    }
+    let key = call.ctx.root.path(SUBSCRIPTION);
+    file::remove_if_there(&key).context(|| "cannot delete subscription key")?;
+    Ok(Reply::null())
 }
 
 /// `GET /nodes/{node}/replication` and `GET /cluster/replication`: a job needs a second node, so there is none.

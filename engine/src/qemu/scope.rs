@@ -2,8 +2,10 @@
 //! (PVE: qemu-server QemuServer.pm, vm_start_nolock)
 
 use super::config::Vm;
-use crate::{Context, Error, Result, command, membership};
-use std::path::Path;
+use crate::lxc::cgroup::Hierarchies;
+use crate::{Context, Error, Result, command};
+use std::fs;
+use std::path::{Path, PathBuf};
 
 /// The words in front of the command of a server that a VM needs beside QEMU. It ends by itself when QEMU does.
 pub fn server_prefix(ctx: &Context, vmid: crate::Vmid, name: &str) -> Vec<String> {
@@ -30,9 +32,28 @@ pub fn change(ctx: &Context, vmid: crate::Vmid, key: &str, value: Option<&str>) 
 /// Moves this process, the VM's keeper, to where QEMU is: an end of the service that started it is not its end.
 /// (systemd moves processes for others only into units with delegation.)
 pub fn join(ctx: &Context, qemu: u32) {
-    if has_scopes(ctx) {
-        membership::join(qemu);
+    if !has_scopes(ctx) {
+        return;
     }
+    let lines = fs::read_to_string(format!("/proc/{qemu}/cgroup")).unwrap_or_default();
+    for place in places(&lines, &Hierarchies::of_host().unwrap_or_default()) {
+        // A group that is gone meanwhile is left out, and so are all when QEMU has ended.
+        let _ = fs::write(place, std::process::id().to_string());
+    }
+}
+
+/// `4:memory:/system.slice/x.service` → `/sys/fs/cgroup/memory/system.slice/x.service/cgroup.procs`.
+fn places(lines: &str, hierarchies: &Hierarchies) -> Vec<PathBuf> {
+    let place = |line: &str| {
+        let (_, rest) = line.split_once(':')?;
+        let (controllers, group) = rest.split_once(':')?;
+        let root = match controllers {
+            "" => hierarchies.unified.as_ref(),
+            some => some.split(',').find_map(|controller| hierarchies.legacy.get(controller)),
+        };
+        Some(root?.join(group.trim_start_matches('/')).join("cgroup.procs"))
+    };
+    lines.lines().filter_map(place).collect()
 }
 
 /// Nodes below a directory, and machines without systemd, have no scopes.
@@ -85,4 +106,22 @@ pub fn prefix(ctx: &Context, vm: &Vm) -> Result<Vec<String>> {
     words.extend(properties.into_iter().flat_map(|property| ["-p".to_owned(), property]));
     words.push("--".into());
     Ok(words)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_name_files_of_each_hierarchy() {
+        let hierarchies = Hierarchies {
+            legacy: [("cpu", "/c/cpu"), ("name=systemd", "/c/systemd")].map(|(k, v)| (k.into(), v.into())).into(),
+            unified: Some("/c/unified".into()),
+            ..Hierarchies::default()
+        };
+        let lines = "5:cpuacct,cpu:/lxc.monitor/7\n2:name=systemd:/\n1:misc:/x\n0::/a.slice/b:c\n";
+        let found = places(lines, &hierarchies);
+        let wanted = ["/c/cpu/lxc.monitor/7", "/c/systemd", "/c/unified/a.slice/b:c"];
+        assert_eq!(found, wanted.map(|place| PathBuf::from(place).join("cgroup.procs")));
+    }
 }

@@ -10,7 +10,6 @@ use crate::tool::Tool;
 use crate::types::split_list;
 use crate::{Error, Result, bail, error::ResultExt, file};
 use std::fs;
-use std::io::ErrorKind;
 use std::net::{TcpStream, ToSocketAddrs};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -206,12 +205,7 @@ pub fn keep(storage: &Storage, form: Credentials, secrets: &Secrets, create: boo
 pub fn forget(storage: &Storage, form: Credentials) -> Result<()> {
     let config = storage.ctx.root.etc_pve(&format!("priv/ceph/{}.conf", storage.id));
     for path in [form.path(storage), config] {
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != ErrorKind::NotFound => {
-                return Err(Error::from(error)).context(|| format!("removing '{}' failed", path.display()));
-            }
-            _ => {}
-        }
+        file::remove_if_there(&path).context(|| format!("removing '{}' failed", path.display()))?;
     }
     Ok(())
 }

@@ -10,7 +10,7 @@
 mod message;
 mod mknod;
 
-use crate::{Context, Result, Vmid, error::ResultExt};
+use crate::{Context, Result, Vmid, error::ResultExt, file};
 use message::{Answer, Message};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsFd, OwnedFd};
@@ -37,6 +37,12 @@ const PATIENCE: Timespec = Timespec { tv_sec: 120, tv_nsec: 0 };
 /// Where the monitor finds the helper while the container starts.
 pub fn socket_path(ctx: &Context, vmid: Vmid) -> PathBuf {
     ctx.root.run(&format!("pve/ct-{vmid}.calls"))
+}
+
+/// Removes the place where the monitor found the helper of a container that has ended.
+pub fn remove_socket(ctx: &Context, vmid: Vmid) -> Result<()> {
+    let path = socket_path(ctx, vmid);
+    file::remove_if_there(&path).context(|| format!("unable to remove '{}'", path.display()))
 }
 
 /// A helper whose monitor has not come yet: it ends with this unless it is left to itself.
@@ -71,10 +77,6 @@ impl Drop for Helper {
 }
 
 fn listen_at(path: &Path) -> Result<OwnedFd> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
-        _ => {}
-    }
     let listener = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
     bind(&listener, &SocketAddrUnix::new(path)?)?;
     // Only the monitor, which is root's, may ask.

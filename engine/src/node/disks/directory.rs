@@ -10,7 +10,6 @@ use crate::tool::{QUESTION, Tool};
 use crate::{Call, Error, Reply, Result, Task, bail, error::ResultExt, file, mounts};
 use serde_json::{Value, json};
 use std::fs;
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 /// Where units of the administrator lie.
@@ -138,12 +137,7 @@ pub(super) fn remove(call: &Call) -> Result<Reply> {
             doomed.push(disk_to_wipe(task, &MountUnit::parse(&text).what)?);
         }
         disable(task, &name)?;
-        match fs::remove_file(&unit) {
-            Err(error) if error.kind() != ErrorKind::NotFound => {
-                return Err(Error::from(error)).context(|| format!("cannot remove {}", unit.display()));
-            }
-            _ => {}
-        }
+        file::remove_if_there(&unit).context(|| format!("cannot remove {}", unit.display()))?;
         let place = format!("/mnt/pve/{name}");
         let is_its = |entry: &Entry| entry.kind() == "dir" && entry.get("path") == Some(place.as_str());
         entry::clean_up(call, task, &doomed, is_its)

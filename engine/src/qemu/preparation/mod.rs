@@ -21,7 +21,7 @@ use super::command_line::{Plan, hugepages_needed};
 use super::config::Vm;
 use super::{files, reservations};
 use crate::host::firmware_here;
-use crate::{Context, Error, Result, Task, Vmid, error::ResultExt};
+use crate::{Context, Error, Result, Task, Vmid, error::ResultExt, file};
 use std::fs;
 use std::path::Path;
 use sysfs::RealSysfs;
@@ -132,12 +132,7 @@ impl<'a> Preparation<'a> {
 
 /// Removes a file that may be gone already.
 fn remove(path: &Path) -> Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(Error::from(error).context(format!("unable to remove '{}'", path.display())))
-        }
-        _ => Ok(()),
-    }
+    file::remove_if_there(path).context(|| format!("unable to remove '{}'", path.display()))
 }
 
 /// Removes what a VM that has ended left: mediated devices, reservations, sockets, copies of firmware.

@@ -4,11 +4,14 @@ use super::{delete_from_disk, plan};
 use crate::config::guest::{GuestConfig, GuestKind, Part};
 use crate::qemu::config::{Drive, Vm};
 use crate::qemu::recovery::{self, Facts};
-use crate::qemu::{edit, status};
+use crate::qemu::{edit, files, status, stop};
 use crate::{Context, Error, Result, Task, Vmid, guest, storage};
+use std::time::Duration;
 
 /// The mark of a VM of which a snapshot is being removed.
 const MARK: &str = "snapshot-delete";
+/// The connections of a VM that ends are gone this much before its process, at most.
+const MOMENT: Duration = Duration::from_secs(1);
 
 /// Removes a snapshot. With `force` it leaves the configuration even if a disk refuses.
 pub fn delete(task: &Task, vmid: Vmid, name: &str, force: bool) -> Result<()> {
@@ -33,35 +36,25 @@ pub fn delete(task: &Task, vmid: Vmid, name: &str, force: bool) -> Result<()> {
         }
         other => other,
     };
-    let was_running = status::is_running(ctx, vmid);
+    let process = files::process(ctx, vmid);
     let outcome = delete_volumes(ctx, vmid, name, &snapshot, force, &forgive);
     if let Err(error) = &outcome
-        && was_running
-        && has_ended(ctx, vmid)
+        && let Some(process) = process
+        && matches!(stop::wait_for_end(process, MOMENT), Ok(true))
     {
         task.warn(format!("{} - the VM has ended, its snapshot is removed without it", error.message()));
-        finish(ctx, vmid, name)?;
-        let stays = guest::load(ctx, GuestKind::Qemu, vmid)?.snapshots.contains_key(name);
-        return if stays { outcome } else { Ok(()) };
+        return if finish(ctx, vmid, name)? { Ok(()) } else { outcome };
     }
     leave_config(ctx, vmid, name, &snapshot, outcome.is_ok())?;
     outcome
 }
 
-/// Whether the VM is gone. Its connections end a moment before its process does.
-fn has_ended(ctx: &Context, vmid: Vmid) -> bool {
-    (0..20).any(|look| {
-        std::thread::sleep(std::time::Duration::from_millis(if look == 0 { 0 } else { 50 }));
-        !status::is_running(ctx, vmid)
-    })
-}
-
 /// Goes on with a removal that was interrupted; does nothing for a VM that is not marked for one. If a disk refuses, the
-/// snapshot stays as it is, and says in its state that it is half gone.
-pub fn finish(ctx: &Context, vmid: Vmid, name: &str) -> Result<()> {
+/// snapshot stays as it is, says in its state that it is half gone, and `false` is given back.
+pub fn finish(ctx: &Context, vmid: Vmid, name: &str) -> Result<bool> {
     let config = guest::load(ctx, GuestKind::Qemu, vmid)?;
     let Some(snapshot) = config.snapshots.get(name).filter(|_| config.current.get("lock") == Some(MARK)) else {
-        return Ok(());
+        return Ok(true);
     };
     // A disk may have lost it already, which the section did not get to know.
     let running = status::is_running(ctx, vmid);
@@ -72,13 +65,14 @@ pub fn finish(ctx: &Context, vmid: Vmid, name: &str) -> Result<()> {
         }
     }
     let config = guest::load(ctx, GuestKind::Qemu, vmid)?;
-    let Some(rest) = config.snapshots.get(name) else { return Ok(()) };
+    let Some(rest) = config.snapshots.get(name) else { return Ok(true) };
     let forgive = |outcome: Result<()>| match outcome {
         Err(error) if error.message().contains("does not exist") => Ok(()),
         other => other,
     };
     let outcome = delete_volumes(ctx, vmid, name, rest, false, &forgive);
-    leave_config(ctx, vmid, name, snapshot, outcome.is_ok())
+    leave_config(ctx, vmid, name, snapshot, outcome.is_ok())?;
+    Ok(outcome.is_ok())
 }
 
 /// Takes the mark off, and the section with it when all disks are done.

@@ -2,7 +2,7 @@
 
 use crate::storage::content::Content;
 use crate::storage::transfer::{Incoming, Target};
-use crate::{Context, Error, Result, bail, command, error::ResultExt};
+use crate::{Context, Error, Result, bail, command, error::ResultExt, file};
 use std::ffi::OsStr;
 use std::fs;
 use std::path::Path;
@@ -103,11 +103,8 @@ fn clean(root: &Path) -> Result<()> {
             fs::remove_file(entry.path())?;
         }
     }
-    for file in ["etc/hostname", "etc/resolv.conf"] {
-        match fs::remove_file(root.join(file)) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
-            _ => {}
-        }
+    for name in ["etc/hostname", "etc/resolv.conf"] {
+        file::remove_if_there(&root.join(name))?;
     }
     // Empty means: to be made at the first start.
     fs::write(root.join("etc/machine-id"), "")?;

@@ -6,8 +6,6 @@ use crate::storage::content::Content;
 use crate::storage::driver::{Attributes, Storage};
 use crate::{Result, bail, error::ResultExt, file};
 use std::ffi::OsString;
-use std::fs;
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 /// The file that holds an archive's notes.
@@ -41,7 +39,7 @@ pub(super) fn set_notes(storage: &Storage, name: &Name, notes: &str) -> Result<(
     }
     let path = notes_path(&path_of(storage, name)?);
     if notes.is_empty() {
-        return remove_if_there(&path).context(|| "could not delete notes");
+        return file::remove_if_there(&path).context(|| "could not delete notes");
     }
     file::replace(&path, notes.as_bytes(), 0o644)
 }
@@ -55,14 +53,6 @@ pub(super) fn set_protected(storage: &Storage, name: &Name, protected: bool) -> 
     if protected {
         file::replace(&path, b"", 0o644).context(|| format!("unable to create protection file '{place}'"))
     } else {
-        remove_if_there(&path).context(|| format!("could not delete protection file '{place}'"))
-    }
-}
-
-/// Removes a file; one that is not there is no error.
-pub(super) fn remove_if_there(path: &Path) -> std::io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-        other => other,
+        file::remove_if_there(&path).context(|| format!("could not delete protection file '{place}'"))
     }
 }

@@ -3,10 +3,11 @@
 //!
 //! The storage's queue lock covers choosing and reserving a name, nothing that takes time.
 
-use super::attributes::{notes_path, protection_path, remove_if_there};
+use super::attributes::{notes_path, protection_path};
 use super::making::{Layout, Making, remove_hidden};
 use super::name::{ImageName, Name, parse_image_file};
 use super::{list, path_of, snapshots};
+use crate::file::remove_if_there;
 use crate::storage::content::Content;
 use crate::storage::driver::{Filter, Storage};
 use crate::storage::volume::{Format, NewVolume};

@@ -8,12 +8,12 @@ use super::interrupted;
 use super::making::{Making, Plain};
 use super::name::{ImageName, Name};
 use super::path_of;
+use crate::file::remove_if_there;
 use crate::storage::driver::{Source, Storage};
 use crate::storage::image;
 use crate::storage::volume::Format;
 use crate::{Error, Result, bail, command, error::ResultExt};
 use std::fs;
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 /// Longest chain that is followed; a longer one has a loop.
@@ -111,7 +111,7 @@ pub fn create(storage: &Storage, name: &Name, snapshot: &str) -> Result<()> {
     }
     let overlay = overlay(storage, &image, &path, &kept)?;
     // A file of that name that is not in the chain is what a killed process has left.
-    super::attributes::remove_if_there(&kept)?;
+    remove_if_there(&kept)?;
     if fs::hard_link(&path, &kept).is_err() {
         fs::rename(&path, &kept).context(|| format!("rename '{}' to '{}' failed", path.display(), kept.display()))?;
     }
@@ -188,12 +188,7 @@ pub fn delete(storage: &Storage, name: &Name, snapshot: &str) -> Result<()> {
             let child = child.to_string_lossy();
             command::run("qemu-img", &["rebase", "-b", &parent, "-F", "qcow2", "-f", "qcow2", &child])
                 .context(|| format!("error rebasing from '{snapshot}'"))?;
-            match fs::remove_file(file) {
-                Err(error) if error.kind() != ErrorKind::NotFound => {
-                    Err(error).context(|| format!("unlink '{}' failed", file.display()))
-                }
-                _ => Ok(()),
-            }
+            remove_if_there(file).context(|| format!("unlink '{}' failed", file.display()))
         }
     }
 }

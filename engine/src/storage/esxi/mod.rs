@@ -16,10 +16,9 @@ use super::convert::{RemoteDisk, TemporaryRaw};
 use super::driver::{Described, Driver, Filter, Secrets, Space, Storage};
 use super::mounted::{check_server_name, ping};
 use super::volume::{Format, NewVolume, Volume, VolumeInfo};
-use crate::{Context, Error, Result, bail, error::ResultExt, file};
+use crate::{Context, Result, bail, error::ResultExt, file};
 use server::{Place, option, password_file, port, quoted};
 use std::fs;
-use std::io::ErrorKind;
 use std::path::PathBuf;
 
 /// The driver.
@@ -79,12 +78,7 @@ impl Driver for Esxi {
     }
 
     fn unconfigure(&self, storage: &Storage) -> Result<()> {
-        match fs::remove_file(password_file(storage)) {
-            Err(error) if error.kind() != ErrorKind::NotFound => {
-                Err(Error::from(error)).context(|| "removing esxi credentials failed")
-            }
-            _ => Ok(()),
-        }
+        file::remove_if_there(&password_file(storage)).context(|| "removing esxi credentials failed")
     }
 
     fn activate(&self, storage: &Storage) -> Result<()> {

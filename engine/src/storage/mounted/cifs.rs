@@ -8,7 +8,6 @@ use crate::storage::driver::{Secrets, Storage};
 use crate::tool::Tool;
 use crate::{Error, Result, bail, error::ResultExt, file};
 use std::fs;
-use std::io::ErrorKind;
 use std::path::PathBuf;
 
 /// SMB servers.
@@ -112,12 +111,7 @@ impl Share for Cifs {
 
     fn drop_secrets(&self, storage: &Storage) -> Result<()> {
         let path = credentials(storage);
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != ErrorKind::NotFound => {
-                Err(Error::from(error)).context(|| format!("removing cifs credentials '{}' failed", path.display()))
-            }
-            _ => Ok(()),
-        }
+        file::remove_if_there(&path).context(|| format!("removing cifs credentials '{}' failed", path.display()))
     }
 }
 
