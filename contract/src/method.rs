@@ -121,6 +121,11 @@ impl Method {
         schema::lookup(&self.parameters, name)
     }
 
+    /// The declaration of a member of the answer; `net7` finds `net[n]`.
+    pub fn returned(&self, name: &str) -> Option<&Schema> {
+        schema::lookup(self.returns.properties.as_ref()?, name)
+    }
+
     /// Our own sentence about a parameter: its own, that of a few paths with the same meaning, or that of its name.
     pub fn parameter_doc(&self, name: &str) -> Option<&str> {
         let own = self.parameters.get(name).or_else(|| self.parameter(name));

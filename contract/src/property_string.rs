@@ -77,12 +77,25 @@ impl From<String> for Failure {
     }
 }
 
+impl From<Failure> for ParamErrors {
+    fn from(failure: Failure) -> ParamErrors {
+        match failure {
+            Failure::Text(text) => ParamErrors::one("", text),
+            Failure::Keys(errors) => errors,
+        }
+    }
+}
+
 /// Reads a property string into typed values; aliases are resolved, sizes stay text.
 pub fn parse(format_id: &str, text: &str) -> Result<Map<String, Value>, ParamErrors> {
-    parse_at(format_id, text, "").map_err(|failure| match failure {
-        Failure::Text(text) => ParamErrors::one("", text),
-        Failure::Keys(errors) => errors,
-    })
+    let format = format(format_id).ok_or_else(|| ParamErrors::one("", format!("unknown format: {format_id}")))?;
+    Ok(verify::typed(&format.keys, read(format, format_id, text, "")?))
+}
+
+/// As [`parse`], but values stay the texts that they are, so that a number is printed as it was written.
+pub fn texts(format_id: &str, text: &str) -> Result<Map<String, Value>, ParamErrors> {
+    let format = format(format_id).ok_or_else(|| ParamErrors::one("", format!("unknown format: {format_id}")))?;
+    Ok(read(format, format_id, text, "")?)
 }
 
 /// Checks a property string at a path; the reason ends with a line break.
@@ -92,12 +105,6 @@ pub(crate) fn check_at(format: &PropertyStringFormat, format_id: &str, text: &st
         Err(Failure::Text(text)) => Err(format!("{text}\n")),
         Err(Failure::Keys(errors)) => Err(errors.as_format_error()),
     }
-}
-
-fn parse_at(format_id: &str, text: &str, path: &str) -> Result<Map<String, Value>, Failure> {
-    let format = format(format_id).ok_or_else(|| format!("unknown format: {format_id}"))?;
-    let values = read(format, format_id, text, path)?;
-    Ok(verify::typed(&format.keys, values))
 }
 
 /// Reads and checks; values are still texts, booleans apart.
@@ -152,9 +159,8 @@ fn put(format: &PropertyStringFormat, values: &mut Map<String, Value>, key: &str
     if target != key && values.contains_key(target) {
         return Err(format!("key '{target}' is already defined (via alias)"));
     }
-    let schema =
-        format.keys.get(target).ok_or_else(|| format!("invalid key in comma-separated list property: {target}"))?;
-    values.insert(target.to_owned(), value_of(Some(schema), value));
+    // What is not in the schema is found when the values are checked.
+    values.insert(target.to_owned(), value_of(format.keys.get(target), value));
     Ok(())
 }
 

@@ -58,7 +58,12 @@ fn refusals_have_their_words() {
             "key 'macaddr' is already defined (via alias)",
         ),
         ("~pve-qm-scsi", "file=a:b,volume=a:b", "_root", "key 'file' is already defined (via alias)"),
-        ("~pve-qm-net", "virtio,x=1", "_root", "invalid key in comma-separated list property: x"),
+        (
+            "~pve-qm-net",
+            "virtio,x=1",
+            "x",
+            "property is not defined in schema and the schema does not allow additional properties",
+        ),
         ("~pve-qm-net", "virtio,bridge=", "_root", "missing key in comma-separated list property"),
         ("pve-qm-smbios1", "plain", "_root", "value without key, but schema does not define a default key"),
         ("~pve-qm-net", "virtio,mtu=99999", "mtu", "value must have a maximum value of 65520"),

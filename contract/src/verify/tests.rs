@@ -121,7 +121,8 @@ fn property_strings_fail_in_one_text() {
     );
     assert_eq!(
         outcome(parameters, json!({"net0": "virtio,colour=red"})),
-        Err(json!({"net0": "invalid format - invalid key in comma-separated list property: colour\n"}))
+        Err(json!({"net0": "invalid format - format error\n\
+            net0.colour: property is not defined in schema and the schema does not allow additional properties\n"}))
     );
 }
 

@@ -15,7 +15,7 @@
 //! …
 //! ```
 //! Snapshots come last, sorted. Lines that cannot be read are reported and kept at the end of their part.
-//! (PVE: qemu-server PVE/QemuServer.pm, parse_vm_config and write_vm_config; pve-container PVE/LXC/Config.pm)
+//! This is the file as a value; [`super::guest_text`] reads and prints it.
 
 use std::collections::BTreeMap;
 
@@ -53,7 +53,8 @@ impl GuestKind {
         }
     }
 
-    fn pending_header(self) -> &'static str {
+    /// The name of the section with changes that wait.
+    pub(super) fn pending_header(self) -> &'static str {
         match self {
             GuestKind::Qemu => "PENDING",
             GuestKind::Lxc => "pve:pending",
@@ -120,6 +121,15 @@ impl Pending {
     }
 }
 
+/// A line that does not count, or does not say what it should.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// The number of the line, from 1.
+    pub line: usize,
+    /// What is wrong with it. Holds the value, which may be a secret.
+    pub text: String,
+}
+
 /// A whole file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GuestConfig {
@@ -133,8 +143,10 @@ pub struct GuestConfig {
     pub special: BTreeMap<String, Part>,
     /// Snapshots by name.
     pub snapshots: BTreeMap<String, Part>,
-    /// Unreadable lines with their numbers from 1, for reports.
-    pub problems: Vec<(usize, String)>,
+    /// Sections with headers that are none, with their lines. (VMs; PVE forgets them.)
+    pub unknown_sections: Vec<String>,
+    /// What of the text does not count.
+    pub problems: Vec<Problem>,
     /// SHA-1 of the text that was read; empty for a new configuration.
     pub digest: String,
 }
@@ -148,168 +160,20 @@ impl GuestConfig {
             pending: Pending::default(),
             special: BTreeMap::new(),
             snapshots: BTreeMap::new(),
+            unknown_sections: Vec::new(),
             problems: Vec::new(),
             digest: String::new(),
         }
     }
 
-    /// Reads a file's text; never fails, see `problems`.
-    pub fn parse(kind: GuestKind, text: &str) -> Self {
-        let mut config = GuestConfig { digest: crate::file::digest(text), ..GuestConfig::new(kind) };
-        let mut header = String::new();
-        for (index, line) in text.lines().enumerate() {
-            if let Some(name) = line.trim().strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
-                header = name.to_owned();
-                config.part_mut(&header);
-                continue;
-            }
-            if line.trim().is_empty() {
-                continue;
-            }
-            if header == kind.pending_header()
-                && let Some(list) = line.strip_prefix("delete:")
-            {
-                config.pending.delete.extend(parse_delete(list));
-                continue;
-            }
-            let part = config.part_mut(&header);
-            if !part.read_line(kind, line) {
-                part.unreadable.push(line.to_owned());
-                config.problems.push((index + 1, line.to_owned()));
-            }
+    /// The configuration, unless something in the text does not count.
+    ///
+    /// # Errors
+    /// The first problem.
+    pub fn strict(self) -> crate::Result<Self> {
+        match self.problems.first() {
+            Some(problem) => Err(crate::Error::new(problem.text.clone())),
+            None => Ok(self),
         }
-        if kind == GuestKind::Qemu {
-            config.trim_descriptions();
-        }
-        config
-    }
-
-    /// PVE cuts off what is blank at the end of a VM's description, but not of a container's.
-    fn trim_descriptions(&mut self) {
-        let others = self.special.values_mut().chain(self.snapshots.values_mut());
-        for part in [&mut self.current, &mut self.pending.part].into_iter().chain(others) {
-            if let Some(description) = &mut part.description {
-                description.truncate(description.trim_end().len());
-            }
-        }
-    }
-
-    fn part_mut(&mut self, header: &str) -> &mut Part {
-        if header.is_empty() {
-            &mut self.current
-        } else if header.eq_ignore_ascii_case(self.kind.pending_header()) {
-            &mut self.pending.part
-        } else if let Some(name) = header.strip_prefix("special:") {
-            self.special.entry(name.to_owned()).or_default()
-        } else {
-            self.snapshots.entry(header.to_owned()).or_default()
-        }
-    }
-
-    /// The file's text.
-    pub fn print(&self) -> String {
-        let mut text = String::new();
-        self.current.write(&mut text);
-        if !self.pending.is_empty() {
-            text += &format!("\n[{}]\n", self.kind.pending_header());
-            let mut part = self.pending.part.clone();
-            // PVE sorts the list of keys to delete in among the others.
-            if !self.pending.delete.is_empty() {
-                let mark = |forced: &bool| if *forced { "!" } else { "" };
-                let keys = self.pending.delete.iter().map(|(key, forced)| format!("{}{key}", mark(forced)));
-                part.set("delete", keys.collect::<Vec<_>>().join(","));
-            }
-            part.write(&mut text);
-        }
-        for (name, part) in &self.special {
-            text += &format!("\n[special:{name}]\n");
-            part.write(&mut text);
-        }
-        for (name, part) in &self.snapshots {
-            text += &format!("\n[{name}]\n");
-            part.write(&mut text);
-        }
-        text
-    }
-}
-
-/// `a,!b` → a plain, b forced.
-fn parse_delete(list: &str) -> impl Iterator<Item = (String, bool)> {
-    crate::types::split_list(list).into_iter().map(|key| match key.strip_prefix('!') {
-        Some(key) => (key.to_owned(), true),
-        None => (key, false),
-    })
-}
-
-impl Part {
-    fn read_line(&mut self, kind: GuestKind, line: &str) -> bool {
-        if let Some(comment) = line.strip_prefix('#') {
-            let description = self.description.get_or_insert_default();
-            description.push_str(&super::text::decode(comment.trim_end()));
-            description.push('\n');
-            return true;
-        }
-        if kind == GuestKind::Lxc
-            && line.starts_with("lxc.")
-            && let Some((key, value)) = line.split_once([':', '='])
-        {
-            self.raw.push((key.trim().to_owned(), value.trim().to_owned()));
-            return true;
-        }
-        match super::flat::split_line(line) {
-            Some(("description", value)) => {
-                self.description = Some(super::text::decode(value));
-                true
-            }
-            Some((key, value)) if key.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-')) => {
-                self.options.insert(key.to_owned(), value.to_owned());
-                true
-            }
-            _ => false,
-        }
-    }
-
-    fn write(&self, text: &mut String) {
-        for line in self.description.iter().flat_map(|description| description.lines()) {
-            *text += &format!("#{}\n", super::text::encode(line));
-        }
-        for (key, value) in &self.options {
-            *text += &format!("{key}: {value}\n");
-        }
-        for (key, value) in &self.raw {
-            *text += &format!("{key}: {value}\n");
-        }
-        for line in &self.unreadable {
-            *text += &format!("{line}\n");
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const VM: &str = "#web%3A one\n#two\nboot: order=scsi0\ncores: 2\nscsi0: local:100/vm-100-disk-0.raw,size=4G\n\n\
-        [PENDING]\nballoon: 0\ndelete: onboot,!unused0\nmemory: 1024\n\n[special:cloudinit]\nciuser: debian\n\n[before]\ncores: 1\n\
-        snaptime: 1700000000\n";
-
-    #[test]
-    fn printing_inverts_parsing() {
-        let config = GuestConfig::parse(GuestKind::Qemu, VM);
-        assert_eq!(config.current.description.as_deref(), Some("web: one\ntwo"));
-        assert_eq!(config.pending.delete, BTreeMap::from([("onboot".into(), false), ("unused0".into(), true)]));
-        assert_eq!(config.snapshots["before"].get("cores"), Some("1"));
-        assert_eq!(config.current.indexed("scsi").next(), Some((0, "local:100/vm-100-disk-0.raw,size=4G")));
-        assert!(config.problems.is_empty());
-        assert_eq!(config.print(), VM);
-    }
-
-    #[test]
-    fn raw_keys_of_containers_keep_their_order_and_bad_lines_are_reported() {
-        let text = "arch: amd64\nlxc.mount.entry: /a b none bind\nlxc.apparmor.profile = unconfined\n!!\n";
-        let config = GuestConfig::parse(GuestKind::Lxc, text);
-        assert_eq!(config.current.raw[1], ("lxc.apparmor.profile".into(), "unconfined".into()));
-        assert_eq!(config.problems, [(4, "!!".to_owned())]);
-        assert!(config.print().ends_with("lxc.apparmor.profile: unconfined\n!!\n"));
     }
 }

@@ -4,6 +4,7 @@
 
 pub mod flat;
 pub mod guest;
+pub mod guest_text;
 pub mod section;
 pub mod text;
 

@@ -8,6 +8,7 @@ pub mod input;
 pub mod purge;
 pub mod startup;
 pub mod tags;
+pub mod values;
 pub mod work;
 
 use crate::config::guest::{GuestConfig, GuestKind};
@@ -50,10 +51,20 @@ pub fn find(ctx: &Context, vmid: Vmid) -> Option<GuestKind> {
 pub fn load(ctx: &Context, kind: GuestKind, vmid: Vmid) -> Result<GuestConfig> {
     let path = path(ctx, kind, vmid);
     match std::fs::read(&path) {
-        Ok(bytes) => Ok(GuestConfig::parse(kind, &String::from_utf8_lossy(&bytes))),
+        Ok(bytes) => Ok(read(kind, vmid, &String::from_utf8_lossy(&bytes))),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(missing(ctx, kind, vmid)),
         Err(error) => Err(error).context(|| format!("unable to read '{}'", path.display())),
     }
+}
+
+/// A configuration's text as PVE reads it: values that their options do not allow do not count, and are reported as problems.
+pub fn read(kind: GuestKind, vmid: Vmid, text: &str) -> GuestConfig {
+    let check = |section: &_, key: &str, value: &str| values::stored(kind, section, key, value);
+    let mut config = GuestConfig::parse_with(kind, text, &check);
+    for problem in &mut config.problems {
+        problem.text.insert_str(0, &format!("vm {vmid} - "));
+    }
+    config
 }
 
 fn missing(ctx: &Context, kind: GuestKind, vmid: Vmid) -> Error {
@@ -74,6 +85,8 @@ pub fn create(ctx: &Context, vmid: Vmid, config: &GuestConfig) -> Result<()> {
             ctx.node
         )));
     }
+    let mut config = config.clone();
+    values::settle(&mut config)?;
     file::replace(&path, config.print().as_bytes(), 0o640)
 }
 
@@ -91,6 +104,7 @@ pub fn update<T>(
     let mut new = old.clone();
     let result = change(&mut new)?;
     if new != old {
+        values::settle(&mut new)?;
         file::replace(&path, new.print().as_bytes(), 0o640)?;
     }
     Ok(result)

@@ -59,7 +59,7 @@ impl GuestFacts {
             startup: text("startup"),
             lock: text("lock"),
             tags: text("tags"),
-            unreadable_lines: config.problems.iter().map(|(line, _)| *line).collect(),
+            unreadable_lines: config.problems.iter().map(|problem| problem.line).collect(),
             ..GuestFacts::default()
         };
         let balloon = number(part, "balloon");

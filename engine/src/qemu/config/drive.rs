@@ -39,20 +39,37 @@ impl Drive {
     fn read(slot: Slot, text: &str, alloc: bool) -> Result<Self> {
         let mut options = Properties::parse(slot.bus.format(alloc), &slot.to_string(), &without_geometry(text))?;
         let file = options.remove("file").unwrap_or_default();
-        let drive = Drive { slot, file, options };
-        drive.check().map_err(|text| Error::new(format!("unable to parse '{slot}': {text}")))?;
+        let mut drive = Drive { slot, file, options };
+        drive
+            .rename_rates()
+            .and_then(|()| drive.check())
+            .map_err(|text| Error::new(format!("unable to parse '{slot}': {text}")))?;
         Ok(drive)
+    }
+
+    /// Rates in bytes are an old way to write those in MiB. (PVE's own conversion makes no limit of each.)
+    fn rename_rates(&mut self) -> std::result::Result<(), String> {
+        for (old, new) in [("bps", "mbps"), ("bps_rd", "mbps_rd"), ("bps_wr", "mbps_wr")] {
+            let Some(bytes) = self.options.fraction(old) else { continue };
+            if self.options.text(new).is_some() {
+                return Err(format!("both {old} and {new} specified"));
+            }
+            self.options.remove(old);
+            self.options.set(new, format!("{:.3}", bytes / 1_048_576.0));
+        }
+        Ok(())
     }
 
     /// Rules between keys. (PVE: qemu-server Drive.pm, parse_drive)
     fn check(&self) -> std::result::Result<(), String> {
+        let is_set = |key: &str| self.options.text(key).is_some_and(|text| text != "0");
         for (option, requires) in REQUIRES {
-            if self.options.text(option).is_some() && self.options.text(requires).is_none() {
+            if is_set(option) && !is_set(requires) {
                 return Err(format!("{option} requires {requires}"));
             }
         }
         for (total, part) in [("mbps", "mbps_rd"), ("mbps", "mbps_wr"), ("iops", "iops_rd"), ("iops", "iops_wr")] {
-            if self.options.text(total).is_some() && self.options.text(part).is_some() {
+            if is_set(total) && is_set(part) {
                 return Err(format!("{total} and {part} exclude each other"));
             }
         }
@@ -171,6 +188,16 @@ mod tests {
     }
 
     #[test]
+    fn numbers_stay_as_they_are_written_and_bytes_become_mebibytes() {
+        for (text, printed) in [
+            ("local:100/a.raw,iops=0100,mbps_rd=1.50", "local:100/a.raw,iops=0100,mbps_rd=1.50"),
+            ("local:100/a.raw,bps_wr=3145728", "local:100/a.raw,mbps_wr=3.000"),
+        ] {
+            assert_eq!(drive("scsi0", text).to_string(), printed);
+        }
+    }
+
+    #[test]
     fn wishes_for_new_volumes_are_told_from_volumes() {
         let new = |text| drive("scsi0", text).new_disk();
         assert_eq!(new("local:4"), Some(NewDisk { storage: Some("local".into()), size: 4 << 30 }));
@@ -189,7 +216,10 @@ mod tests {
 
     #[test]
     fn contradictions_are_refused() {
+        assert!(Drive::parse("scsi0".parse().unwrap(), "local:100/a.raw,iops=0,iops_rd=10").is_ok());
         for (key, text) in [
+            ("scsi0", "local:100/a.raw,mbps=0,mbps_max=10"),
+            ("scsi0", "local:100/a.raw,bps=10,mbps=10"),
             ("virtio0", "none,media=cdrom"),
             ("ide0", "none,media=cdrom,format=raw"),
             ("scsi0", "local:100/a.raw,mbps_max=10"),

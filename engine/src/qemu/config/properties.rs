@@ -13,7 +13,7 @@ pub struct Properties {
 impl Properties {
     /// Reads a property string; `name` is the option that holds it, for the error.
     pub fn parse(format: &str, name: &str, text: &str) -> Result<Self> {
-        match contract::property_string::parse(format, text) {
+        match contract::property_string::texts(format, text) {
             Ok(values) => Ok(Properties { values }),
             Err(errors) => {
                 let reasons: Vec<String> = errors.iter().map(|(key, text)| format!("{key}: {text}")).collect();

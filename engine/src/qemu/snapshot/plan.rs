@@ -154,13 +154,14 @@ mod tests {
 
     #[test]
     fn removing_one_in_the_middle_joins_its_neighbours() {
-        let text = "parent: c\n\n[a]\nsnaptime: 1\n\n[b]\nparent: a\nsnaptime: 2\n\n[c]\nparent: b\nsnaptime: 3\n";
+        let text =
+            "parent: cc\n\n[aa]\nsnaptime: 1\n\n[bb]\nparent: aa\nsnaptime: 2\n\n[cc]\nparent: bb\nsnaptime: 3\n";
         let mut config = config(text);
-        remove(&mut config, "b");
-        assert_eq!(config.snapshots["c"].get("parent"), Some("a"));
-        remove(&mut config, "c");
-        assert_eq!(config.current.get("parent"), Some("a"));
-        remove(&mut config, "a");
+        remove(&mut config, "bb");
+        assert_eq!(config.snapshots["cc"].get("parent"), Some("aa"));
+        remove(&mut config, "cc");
+        assert_eq!(config.current.get("parent"), Some("aa"));
+        remove(&mut config, "aa");
         assert_eq!(config.current.get("parent"), None);
     }
 

@@ -1,4 +1,5 @@
-note: vm 8006 - unable to parse value of 'smbios1' - serial: value does not match the regex pattern
+note: vm 8006 - unable to parse value of 'smbios1' - format error
+serial: value does not match the regex pattern
 /usr/bin/kvm \
   -id 8006 \
   -name 'vm8006,debug-threads=on' \

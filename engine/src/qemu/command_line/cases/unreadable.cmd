@@ -1,6 +1,9 @@
 note: vm 8006 - unable to parse value of 'cores' - type check ('integer') failed - got 'many'
 note: vm 8006 - unable to parse value of 'kvm' - type check ('boolean') failed - got 'maybe'
-note: vm 8006 - unable to parse value of 'scsi0' - unable to parse 'scsi0': _root: invalid key in comma-separated list property: what
+note: vm 8006 - unable to parse value of 'scsi0' - format error
+what: property is not defined in schema and the schema does not allow additional properties
+note: vm 8006 - unable to parse value of 'scsi1' - format error
+cyls: property is not defined in schema and the schema does not allow additional properties
 /usr/bin/kvm \
   -id 8006 \
   -name 'vm8006,debug-threads=on' \
@@ -17,7 +20,6 @@ note: vm 8006 - unable to parse value of 'scsi0' - unable to parse 'scsi0': _roo
   -vnc 'unix:/var/run/qemu-server/8006.vnc,password=on' \
   -cpu kvm64,enforce,+kvm_pv_eoi,+kvm_pv_unhalt,+lahf_lm,+sep \
   -m 512 \
-  -object '{"id":"throttle-drive-scsi1","limits":{},"qom-type":"throttle-group"}' \
   -global 'PIIX4_PM.disable_s3=1' \
   -global 'PIIX4_PM.disable_s4=1' \
   -device 'pci-bridge,id=pci.1,chassis_nr=1,bus=pci.0,addr=0x1e' \
@@ -28,7 +30,4 @@ note: vm 8006 - unable to parse value of 'scsi0' - unable to parse 'scsi0': _roo
   -device 'virtio-balloon-pci,id=balloon0,bus=pci.0,addr=0x3,free-page-reporting=on' \
   -iscsi 'initiator-name=iqn.1993-08.org.debian:01:aabbccdd' \
   -device 'ide-cd,bus=ide.1,unit=0,id=ide2,bootindex=200' \
-  -device 'lsi,id=scsihw0,bus=pci.0,addr=0x5' \
-  -blockdev '{"detect-zeroes":"on","discard":"ignore","driver":"throttle","file":{"cache":{"direct":true,"no-flush":false},"detect-zeroes":"on","discard":"ignore","driver":"qcow2","file":{"aio":"io_uring","cache":{"direct":true,"no-flush":false},"detect-zeroes":"on","discard":"ignore","driver":"file","filename":"/var/lib/vz/images/8006/vm-8006-disk-1.qcow2","node-name":"e70a10e5fb0473d3fc55686f720db61","read-only":false},"node-name":"f70a10e5fb0473d3fc55686f720db61","read-only":false},"node-name":"drive-scsi1","read-only":false,"throttle-group":"throttle-drive-scsi1"}' \
-  -device 'scsi-hd,bus=scsihw0.0,scsi-id=1,drive=drive-scsi1,id=scsi1,device_id=drive-scsi1,write-cache=on' \
   -machine 'type=pc+pve0'
