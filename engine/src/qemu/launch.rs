@@ -11,8 +11,8 @@ use super::command_line::{self, Options, Paths, Plan, StoredVolumes, local};
 use super::config::{self, Vm};
 use super::preparation::Preparation;
 use super::{
-    cloudinit, files, pending, qmp::Monitor, recovery, scope, spawn, spice, state::Incoming, status, stop,
-    surroundings, suspend,
+    cloudinit, files, pending, qmp::Monitor, recovery, scope, snapshot::plan::RUNNING, spawn, spice, state::Incoming,
+    status, stop, surroundings, suspend,
 };
 use crate::config::guest::{GuestConfig, GuestKind};
 use crate::storage::{self, VolumeId};
@@ -39,6 +39,8 @@ pub struct Start {
     pub spice_port: Option<u16>,
     /// The state of the machine with which it goes on.
     pub state: Option<VolumeId>,
+    /// It was suspended to disk.
+    pub is_resumed: bool,
 }
 
 /// Starts a VM; waits for others that work on it.
@@ -54,35 +56,39 @@ pub fn start_locked(task: &Task, vmid: Vmid, how: &Start) -> Result<()> {
     if Vm::new(vmid, &config.current).is_template() {
         crate::bail!("you can't start a vm if it's a template");
     }
-    if status::is_running(ctx, vmid) {
-        crate::bail!("VM {vmid} already running");
+    let running = status::is_running(ctx, vmid);
+    let lock = config.current.get("lock");
+    if running && lock == Some("backup") {
+        // A backup has started it, standing still, and would rather not see another one.
+        return suspend::wake(ctx, vmid, how.skip_lock);
     }
-    if how.state.is_none()
-        && let Some(suspended) = suspend::how_to_resume(&config, how)?
-    {
-        return suspend::resume(task, vmid, &suspended);
-    }
-    if !how.skip_lock {
+    if !how.skip_lock && lock != Some("suspended") {
         guest::check_lock(&config)?;
     }
-    if how.state.is_none() {
+    if running {
+        crate::bail!("VM {vmid} already running");
+    }
+    let is_cold = how.state.is_none() && !how.is_resumed;
+    if is_cold && let Some(suspended) = suspend::how_to_resume(&config, how)? {
+        return suspend::resume(task, vmid, &suspended);
+    }
+    if is_cold {
         pending::apply_stopped(ctx, vmid, &mut |text| task.warn(text))?;
     }
     let mut config = guest::load(ctx, GuestKind::Qemu, vmid)?;
-    if how.state.is_some() {
-        // QEMU gets it over a pipe; only Proxmox's has an option for it.
-        config.current.options.remove("vmstate");
-    }
+    // QEMU gets it over a pipe; only Proxmox's has an option for it.
+    config.current.options.remove("vmstate");
     let vm = Vm::new(vmid, &config.current);
     files::ensure_directory(ctx)?;
     for name in files::remove_leftovers(ctx, vmid)? {
         task.log(format!("removed '{name}' of a VM that has ended"));
     }
-    if how.state.is_none() {
+    if is_cold {
         cloudinit::renew(ctx, vmid, &config, &mut |line| task.log(line))?;
     }
-    activate_volumes(ctx, &vm)?;
+    // It may make ready what the volumes lie on.
     stop::hook(task, &vm, "pre-start")?;
+    activate_volumes(ctx, &vm)?;
     let with_port = Start { spice_port: spice::reserve(ctx, &vm)?, ..how.clone() };
     let mut plan = plan(ctx, &vm, &with_port)?;
     plan.notes.iter().for_each(|note| task.log(note));
@@ -101,10 +107,35 @@ pub fn start_locked(task: &Task, vmid: Vmid, how: &Start) -> Result<()> {
     if let Err(error) = settle(ctx, &vm) {
         return Err(error.with_cleanup_failures(&stop::kill(ctx, vmid).err().into_iter().collect::<Vec<_>>()));
     }
-    if let Err(error) = stop::hook(task, &vm, "post-start") {
-        task.log(error.message());
+    if is_cold {
+        forget_left_over(task, &vm)?;
+    }
+    if !how.is_resumed {
+        started(task, &vm);
     }
     Ok(())
+}
+
+/// What a hook script does after a start is no failure of it.
+pub(super) fn started(task: &Task, vm: &Vm) {
+    if let Err(error) = stop::hook(task, vm, "post-start") {
+        task.log(error.message());
+    }
+}
+
+/// What was noted with a state that is gone means nothing to a VM that has started without it.
+fn forget_left_over(task: &Task, vm: &Vm) -> Result<()> {
+    let left: Vec<&str> = RUNNING.into_iter().filter(|key| vm.text(key).is_some()).collect();
+    if left.is_empty() {
+        return Ok(());
+    }
+    for key in &left {
+        task.log(format!("No VM state set, removing left-over option '{key}'"));
+    }
+    guest::update(task.ctx, GuestKind::Qemu, vm.vmid, |config| {
+        left.iter().for_each(|key| drop(config.current.options.remove(*key)));
+        Ok(())
+    })
 }
 
 /// The command line as PVE prints it.

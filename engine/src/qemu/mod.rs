@@ -30,6 +30,7 @@ mod hotplug;
 pub mod import;
 pub mod keeper;
 pub mod launch;
+mod monitor_rights;
 pub mod move_disk;
 pub mod pending;
 mod permission;

@@ -4,7 +4,7 @@ use super::config::{Machine, MachineVersion, Vm, highest_pve_revision};
 use super::{files, qmp::Monitor};
 use crate::config::guest::{GuestConfig, GuestKind};
 use crate::live::{self, GuestFacts, GuestRow, Look, Running, StatusRow, Usage};
-use crate::{Context, Result, Vmid};
+use crate::{Context, Result, Vmid, guest};
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +15,17 @@ const TOLD: Duration = Duration::from_secs(1);
 /// Whether a VM runs.
 pub fn is_running(ctx: &Context, vmid: Vmid) -> bool {
     files::process(ctx, vmid).is_some()
+}
+
+/// Whether a VM that must be on this node runs. (PVE: QemuConfig.pm, assert_config_exists_on_node)
+///
+/// # Errors
+/// `unable to find configuration file for VM N on node 'X'`.
+pub fn checked_running(ctx: &Context, vmid: Vmid) -> Result<bool> {
+    if guest::path(ctx, GuestKind::Qemu, vmid).is_file() {
+        return Ok(is_running(ctx, vmid));
+    }
+    crate::bail!("unable to find configuration file for VM {vmid} on node '{}'", ctx.node)
 }
 
 /// Everything about one VM, from QEMU as well when it runs. Whether it runs is looked up now, because clients wait on this
@@ -224,9 +235,18 @@ pub fn told_mtus(vm: &Vm, monitor: &mut Monitor) -> Result<String> {
 
 /// Whether a running VM is paused. (PVE: QemuServer.pm, vm_is_paused)
 pub fn is_paused(ctx: &Context, vmid: Vmid) -> bool {
-    let status = super::qmp::execute(ctx, vmid, "query-status", json!({}));
-    let status = status.ok().and_then(|status| status["status"].as_str().map(str::to_owned));
-    matches!(status.as_deref(), Some("paused" | "prelaunch" | "postmigrate"))
+    matches!(run_state(ctx, vmid).as_deref(), Some("paused" | "prelaunch" | "postmigrate"))
+}
+
+/// Whether a VM would hear a wish to shut down only later: it stands still, or the guest sleeps.
+pub fn is_deaf(ctx: &Context, vmid: Vmid) -> bool {
+    matches!(run_state(ctx, vmid).as_deref(), Some("paused" | "prelaunch" | "postmigrate" | "suspended"))
+}
+
+/// QEMU's word for what the machine does.
+fn run_state(ctx: &Context, vmid: Vmid) -> Option<String> {
+    let status = super::qmp::execute(ctx, vmid, "query-status", json!({})).ok()?;
+    status["status"].as_str().map(str::to_owned)
 }
 
 #[cfg(test)]

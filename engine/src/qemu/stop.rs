@@ -161,7 +161,7 @@ fn after_end(task: &Task, vmid: Vmid) -> Result<()> {
 }
 
 /// Gives back the devices of a VM's volumes; one that somebody else uses stays.
-fn deactivate_volumes(task: &Task, vmid: Vmid) -> Result<()> {
+pub(super) fn deactivate_volumes(task: &Task, vmid: Vmid) -> Result<()> {
     let config = guest::load(task.ctx, GuestKind::Qemu, vmid)?;
     for (_, drive) in Vm::new(vmid, &config.current).drives()? {
         if let Some(volume) = drive.volume()

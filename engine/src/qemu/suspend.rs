@@ -6,10 +6,11 @@
 //! ```
 //! (PVE: qemu-server PVE/QemuServer.pm, vm_suspend and vm_start_nolock)
 
+use super::config::Vm;
 use super::launch::{self, Start};
 use super::{qmp, recovery, snapshot::plan, state, stop};
 use crate::config::guest::{GuestConfig, GuestKind, Part};
-use crate::storage::{self, VolumeId};
+use crate::storage::{self, Content, VolumeId};
 use crate::{Context, Error, Result, Task, Vmid, guest};
 use serde_json::json;
 
@@ -25,7 +26,9 @@ pub fn to_disk(task: &Task, vmid: Vmid, skip_lock: bool, storage: Option<&str>) 
         guest::check_lock(&config)?;
     }
     let mut extra = Part::default();
-    let volume = state::allocate(ctx, vmid, &config, &suspend_name(ctx), storage, &mut extra)?;
+    let place = storage.map_or_else(|| state::place(ctx, vmid, &config), |storage| Ok(storage.to_owned()))?;
+    let name = state_name(ctx, vmid, &place)?;
+    let volume = state::allocate(ctx, vmid, &config, &name, Some(&place), &mut extra)?;
     let noted = guest::update(ctx, GuestKind::Qemu, vmid, |config| {
         config.current.options.extend(extra.options);
         config.current.set("lock", "suspending");
@@ -48,12 +51,33 @@ pub fn to_disk(task: &Task, vmid: Vmid, skip_lock: bool, storage: Option<&str>) 
         config.current.set("lock", "suspended");
         Ok(())
     })?;
-    stop::kill(ctx, vmid)
+    task.log("State saved, quitting");
+    stop::kill(ctx, vmid)?;
+    // Changes that wait do so until the next cold start: the state belongs to the machine as it is.
+    stop::deactivate_volumes(task, vmid)?;
+    if let Err(error) = stop::hook(task, &Vm::new(vmid, &config.current), "post-stop") {
+        task.log(error.message());
+    }
+    Ok(())
 }
 
-/// States of one VM need different names: the last one may still be there when its removal failed.
-fn suspend_name(ctx: &Context) -> String {
-    format!("suspend-{:04x}", ctx.clock.now() & 0xffff)
+/// A state is called by the day. The last one may still be there when its removal failed.
+fn state_name(ctx: &Context, vmid: Vmid, storage: &str) -> Result<String> {
+    let day = jiff::Timestamp::from_second(ctx.clock.now()).expect("the clock tells a time that there is");
+    let day = day.to_zoned(jiff::tz::TimeZone::system()).strftime("%Y-%m-%d").to_string();
+    let volumes = storage::list(ctx, storage, Some(vmid), &[Content::Images])?;
+    let taken: Vec<String> = volumes.into_iter().map(|volume| volume.id.name).collect();
+    Ok(free_name(&day, &taken))
+}
+
+fn free_name(day: &str, taken: &[String]) -> String {
+    let others = (1..).map(|number| format!("suspend-{day}-{number}"));
+    let mut names = std::iter::once(format!("suspend-{day}")).chain(others);
+    let is_free = |name: &String| {
+        let end = format!("-state-{name}");
+        !taken.iter().any(|volume| volume.trim_end_matches(".raw").ends_with(&end))
+    };
+    names.find(is_free).expect("there are more numbers than volumes")
 }
 
 fn forget(ctx: &Context, vmid: Vmid) -> Result<()> {
@@ -65,16 +89,21 @@ fn forget(ctx: &Context, vmid: Vmid) -> Result<()> {
     })
 }
 
-/// How a suspended VM goes on; `None` for one that is not suspended.
+/// How a suspended VM goes on; `None` for one that is not suspended. One that was unlocked by hand goes on as well, and
+/// one whose state is gone starts afresh.
 pub fn how_to_resume(config: &GuestConfig, how: &Start) -> Result<Option<Start>> {
     let part = &config.current;
-    let (Some("suspended"), Some(state)) = (part.get("lock"), part.get("vmstate")) else { return Ok(None) };
+    let state = part.get("vmstate");
+    if part.get("lock") != Some("suspended") && state.is_none() {
+        return Ok(None);
+    }
     Ok(Some(Start {
         skip_lock: true,
         machine: how.machine.clone().or_else(|| part.get("runningmachine").map(str::to_owned)),
         mtus: launch::known_mtus(part.get("running-nets-host-mtu").unwrap_or_default()),
         cpu: how.cpu.clone().or_else(|| part.get("runningcpu").map(str::to_owned)),
-        state: Some(state.parse().map_err(Error::new)?),
+        state: state.map(|volume| volume.parse().map_err(Error::new)).transpose()?,
+        is_resumed: true,
         ..how.clone()
     }))
 }
@@ -85,11 +114,58 @@ pub fn resume(task: &Task, vmid: Vmid, how: &Start) -> Result<()> {
     task.log("Resuming suspended VM");
     let volume: Option<VolumeId> = how.state.clone();
     launch::start_locked(task, vmid, how)?;
+    task.log("Resumed VM, removing state");
     forget(ctx, vmid)?;
     if let Some(volume) = volume
         && let Err(error) = storage::free(ctx, &volume)
     {
         task.warn(format!("could not remove the state '{volume}': {error}"));
     }
+    let config = guest::load(ctx, GuestKind::Qemu, vmid)?;
+    launch::started(task, &Vm::new(vmid, &config.current));
     Ok(())
+}
+
+/// Lets a VM that stands still go on, for the holder of its lock. One that runs already is left alone.
+/// (PVE: QemuServer/RunState.pm, vm_resume)
+pub fn wake(ctx: &Context, vmid: Vmid, skip_lock: bool) -> Result<()> {
+    let state = qmp::execute(ctx, vmid, "query-status", json!({}))?["status"].clone();
+    let config = guest::load(ctx, GuestKind::Qemu, vmid)?;
+    if config.current.flag("template") {
+        crate::bail!("VM {vmid} is a template and cannot be resumed!");
+    }
+    if state == "running" {
+        return Ok(());
+    }
+    if !skip_lock && config.current.get("lock") != Some("backup") {
+        guest::check_lock(&config)?;
+    }
+    if state == "shutdown" {
+        // It has switched itself off while something kept its process.
+        qmp::execute(ctx, vmid, "system_reset", json!({}))?;
+    }
+    let command = if state == "suspended" { "system_wakeup" } else { "cont" };
+    qmp::execute(ctx, vmid, command, json!({})).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_state_has_the_day_and_a_name_of_its_own() {
+        let taken = ["100/vm-100-state-suspend-2026-11-23.raw", "vm-100-state-suspend-2026-11-23-1"].map(str::to_owned);
+        assert_eq!(free_name("2026-11-23", &taken), "suspend-2026-11-23-2");
+        assert_eq!(free_name("2026-11-2", &taken), "suspend-2026-11-2");
+    }
+
+    #[test]
+    fn what_has_a_state_or_the_mark_goes_on_with_what_it_ran_as() {
+        let how = |text: &str| how_to_resume(&GuestConfig::parse(GuestKind::Qemu, text), &Start::default()).unwrap();
+        assert!(how("memory: 64\n").is_none() && how("lock: backup\n").is_none());
+        let whole = how("lock: suspended\nrunningcpu: host\nvmstate: local:100/vm-100-state-x.raw\n").unwrap();
+        assert_eq!((whole.cpu.as_deref(), whole.state.is_some(), whole.is_resumed), (Some("host"), true, true));
+        assert!(how("vmstate: local:100/vm-100-state-x.raw\n").unwrap().state.is_some(), "unlocked by hand");
+        assert!(how("lock: suspended\n").unwrap().state.is_none(), "the state is gone");
+    }
 }

@@ -3,7 +3,7 @@
 use crate::config::guest::GuestKind;
 use crate::qemu::launch::{self, Start};
 use crate::qemu::stop::{self, Stop};
-use crate::qemu::{qmp, recovery, state, status, suspend};
+use crate::qemu::{monitor_rights, qmp, recovery, state, status, suspend};
 use crate::{Call, Error, Reply, Result, Vmid, access, guest, task};
 use serde_json::{Value, json};
 
@@ -17,8 +17,10 @@ fn root_flag(call: &Call, name: &str) -> Result<bool> {
 }
 
 fn check_running(call: &Call, vmid: Vmid) -> Result<()> {
-    guest::load(call.ctx, GuestKind::Qemu, vmid)?;
-    if status::is_running(call.ctx, vmid) { Ok(()) } else { Err(Error::new(format!("VM {vmid} not running"))) }
+    match status::checked_running(call.ctx, vmid)? {
+        true => Ok(()),
+        false => Err(Error::new(format!("VM {vmid} not running"))),
+    }
 }
 
 /// `GET status/current`.
@@ -31,27 +33,23 @@ pub fn current(call: &Call) -> Result<Reply> {
 /// `POST status/start`.
 pub fn start(call: &Call) -> Result<Reply> {
     let vmid: Vmid = call.param("vmid")?;
-    for name in ["stateuri", "migratedfrom", "migration_type", "migration_network", "targetstorage"] {
-        if call.text(name).is_some() {
-            return Err(Error::NotImplemented(format!("parameter '{name}' is not supported yet")));
+    let migration = ["stateuri", "migratedfrom", "migration_type", "migration_network", "targetstorage"];
+    for name in migration.iter().chain(&["force-cpu", "with-conntrack-state", "nets-host-mtu"]) {
+        if call.text(name).is_some_and(|value| value != "0") && !call.ctx.caller.is_root() {
+            return Err(Error::parameter(*name, "Only root may use this option."));
         }
     }
-    let cpu = call.text("force-cpu");
-    for name in ["force-cpu", "with-conntrack-state", "nets-host-mtu"] {
-        if call.text(name).is_some_and(|value| value != "0") && !call.ctx.caller.is_root() {
-            return Err(Error::parameter(name, "Only root may use this option."));
-        }
+    if let Some(name) = migration.iter().find(|name| call.text(name).is_some()) {
+        return Err(Error::NotImplemented(format!("parameter '{name}' is not supported yet")));
     }
     let how = Start {
         skip_lock: root_flag(call, "skiplock")?,
         timeout: call.opt("timeout")?,
         machine: call.text("machine"),
-        cpu,
+        cpu: call.text("force-cpu"),
         mtus: launch::known_mtus(&call.text("nets-host-mtu").unwrap_or_default()),
-        spice_port: None,
-        state: None,
+        ..Start::default()
     };
-    guest::load(call.ctx, GuestKind::Qemu, vmid)?;
     call.task("qmstart", vmid, |task| launch::start(task, vmid, &how))
 }
 
@@ -62,11 +60,11 @@ pub fn stop(call: &Call) -> Result<Reply> {
     let overrules = call.flag("overrule-shutdown");
     let how =
         Stop { skip_lock: root_flag(call, "skiplock")?, timeout: call.opt("timeout")?, shutdown: false, force: true };
-    guest::load(call.ctx, GuestKind::Qemu, vmid)?;
     call.task("qmstop", vmid, |task| {
         if overrules {
             task::overrule(task, "qmshutdown", vmid)?;
         }
+        status::checked_running(task.ctx, vmid)?;
         stop::stop(task, vmid, &how)
     })
 }
@@ -76,8 +74,7 @@ pub fn shutdown(call: &Call) -> Result<Reply> {
     let vmid: Vmid = call.param("vmid")?;
     root_flag(call, "keepActive")?;
     let force = call.flag("forceStop");
-    guest::load(call.ctx, GuestKind::Qemu, vmid)?;
-    let is_paused = status::is_paused(call.ctx, vmid);
+    let is_paused = status::is_deaf(call.ctx, vmid);
     if is_paused && !force {
         // The wish would reach the guest later, when it goes on.
         return Err(Error::new("VM is paused - cannot shutdown"));
@@ -88,6 +85,7 @@ pub fn shutdown(call: &Call) -> Result<Reply> {
         if is_paused {
             task.log("VM is paused - stop instead of shutdown");
         }
+        status::checked_running(task.ctx, vmid)?;
         stop::stop(task, vmid, &how)
     })
 }
@@ -95,7 +93,7 @@ pub fn shutdown(call: &Call) -> Result<Reply> {
 /// `POST status/reboot`.
 pub fn reboot(call: &Call) -> Result<Reply> {
     let vmid: Vmid = call.param("vmid")?;
-    if status::is_paused(call.ctx, vmid) {
+    if status::is_deaf(call.ctx, vmid) {
         return Err(Error::new("VM is paused - cannot shutdown"));
     }
     check_running(call, vmid)?;
@@ -156,31 +154,14 @@ pub fn resume(call: &Call) -> Result<Reply> {
     let vmid: Vmid = call.param("vmid")?;
     let skip_lock = root_flag(call, "skiplock")?;
     root_flag(call, "nocheck")?;
-    let config = guest::load(call.ctx, GuestKind::Qemu, vmid)?;
-    if config.current.get("lock") == Some("suspended") && !status::is_running(call.ctx, vmid) {
+    let config = guest::load(call.ctx, GuestKind::Qemu, vmid).ok();
+    if config.is_some_and(|config| config.current.get("lock") == Some("suspended")) {
         return call.task("qmresume", vmid, |task| launch::start(task, vmid, &Start::default()));
     }
     check_running(call, vmid)?;
     call.task("qmresume", vmid, |task| {
         let _lock = recovery::NOTES.lock(task, vmid)?;
-        let config = guest::load(task.ctx, GuestKind::Qemu, vmid)?;
-        if config.current.flag("template") {
-            return Err(Error::new(format!("VM {vmid} is a template and cannot be resumed!")));
-        }
-        if !skip_lock && config.current.get("lock") != Some("backup") {
-            guest::check_lock(&config)?;
-        }
-        let state = qmp::execute(task.ctx, vmid, "query-status", json!({}))?["status"].clone();
-        let command = match state.as_str() {
-            Some("running") => return Ok(()),
-            Some("suspended") => "system_wakeup",
-            _ => "cont",
-        };
-        if state == "shutdown" {
-            // It has switched itself off while something kept its process.
-            qmp::execute(task.ctx, vmid, "system_reset", json!({}))?;
-        }
-        qmp::execute(task.ctx, vmid, command, json!({})).map(drop)
+        suspend::wake(task.ctx, vmid, skip_lock)
     })
 }
 
@@ -194,16 +175,12 @@ pub fn send_key(call: &Call) -> Result<Reply> {
     if answer.trim().is_empty() { Ok(Reply::null()) } else { Err(Error::new(answer.trim())) }
 }
 
-/// `POST monitor`: a line of the human monitor.
+/// `POST monitor`: a line of the human monitor. What goes wrong in it is its answer.
 pub fn monitor(call: &Call) -> Result<Reply> {
     let vmid: Vmid = call.param("vmid")?;
-    let command: String = call.param("command")?;
-    // What only looks may be done with the method's own privilege; the rest can reach the host's files.
-    let is_harmless = ["info ", "help"].iter().any(|prefix| command.trim_start().starts_with(prefix));
-    if !is_harmless && !call.ctx.caller.is_root() {
-        crate::access::check(call.ctx, "/", &["Sys.Modify"])?;
-    }
-    check_running(call, vmid)?;
-    let answer = qmp::human(call.ctx, vmid, &command).unwrap_or_else(|error| format!("ERROR: {error}"));
+    let line: String = call.param("command")?;
+    monitor_rights::check(call.ctx, &line)?;
+    guest::load(call.ctx, GuestKind::Qemu, vmid)?;
+    let answer = qmp::human(call.ctx, vmid, &line).unwrap_or_else(|error| format!("ERROR: {error}\n"));
     Ok(Reply::from(Value::String(answer)))
 }
