@@ -14,7 +14,8 @@ pub const COMMANDS: &[Row] = &[command("pct", "status", container_status), comma
 
 fn vm_status(invocation: &Invocation) -> Result<ExitCode> {
     let status = current(invocation, "/nodes/{node}/qemu/{vmid}/status/current")?;
-    let skipped = ["cpu", "relcpu"];
+    // The tool asks the VM itself, and that knows nothing of what the interface adds.
+    let skipped = ["agent", "clipboard", "cpu", "ha", "relcpu", "spice"];
     print(invocation, &status, status.get("qmpstatus").or_else(|| status.get("status")), &skipped);
     Ok(ExitCode::SUCCESS)
 }

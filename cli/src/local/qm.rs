@@ -4,7 +4,7 @@ use super::{Row, command};
 use crate::invocation::Invocation;
 use crate::output;
 use engine::config::guest::GuestKind;
-use engine::qemu::{command_line, files, firmware_keys, launch, qmp, status, stop, terminal};
+use engine::qemu::{command_line, files, firmware_keys, keeper, launch, qmp, status, stop, terminal};
 use engine::{Error, Result, Vmid, guest};
 use std::io::{BufRead, Write};
 use std::process::ExitCode;
@@ -121,6 +121,7 @@ fn unlock(invocation: &Invocation) -> Result<ExitCode> {
 /// Waits until the VM has ended.
 fn wait(invocation: &Invocation) -> Result<ExitCode> {
     let vmid: Vmid = invocation.param("vmid")?;
+    status::checked_running(&invocation.ctx, vmid)?;
     let Some(process) = files::process(&invocation.ctx, vmid) else { return Ok(ExitCode::SUCCESS) };
     println!("waiting until VM {vmid} stops (PID {})", process.pid);
     let timeout =
@@ -132,11 +133,14 @@ fn wait(invocation: &Invocation) -> Result<ExitCode> {
     }
 }
 
-/// Cleans up after a VM that has ended.
+/// Cleans up after a VM that has ended, if nobody has.
 fn cleanup(invocation: &Invocation) -> Result<ExitCode> {
     let vmid: Vmid = invocation.param("vmid")?;
-    if guest::find(&invocation.ctx, vmid).is_some() && !status::is_running(&invocation.ctx, vmid) {
-        files::remove_leftovers(&invocation.ctx, vmid)?;
+    if guest::find(&invocation.ctx, vmid) != Some(GuestKind::Qemu) {
+        return Ok(ExitCode::SUCCESS);
     }
+    eprintln!("Starting cleanup for {vmid}");
+    keeper::clean_up_left_over(&invocation.ctx, vmid)?;
+    eprintln!("Finished cleanup for {vmid}");
     Ok(ExitCode::SUCCESS)
 }

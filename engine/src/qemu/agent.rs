@@ -195,6 +195,13 @@ impl Drop for Frozen<'_> {
     }
 }
 
+/// Lets the guest give back what its file systems do not use. It is a wish: without an agent nothing happens.
+pub fn trim(ctx: &Context, vmid: Vmid) {
+    if let Ok(mut agent) = Agent::greet(ctx, vmid) {
+        let _ = agent.ask("guest-fstrim", &Value::Null);
+    }
+}
+
 /// Lets the file systems of a guest go on that somebody has frozen who is no more.
 pub fn thaw_if_frozen(ctx: &Context, vmid: Vmid) {
     // Without an agent there is nobody who could have frozen anything.

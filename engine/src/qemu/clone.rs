@@ -3,7 +3,7 @@
 
 use super::block::{End, Mirror};
 use super::config::{Drive, NetDevice, Properties, Slot, Vm, random_mac};
-use super::disks::Made;
+use super::disks::{Made, check_place};
 use super::permission::Subject;
 use super::recovery::{self, Facts};
 use super::request::mac_prefix;
@@ -46,12 +46,12 @@ struct Draft {
 
 /// Refuses what cannot be; asks for the caller's rights on storages and bridges.
 pub fn check(ctx: &Context, wish: &Clone) -> Result<()> {
+    status::checked_running(ctx, wish.source)?;
+    if let Some(storage) = &wish.storage {
+        check_place(ctx, storage)?;
+    }
     let (config, running) = source(ctx, wish)?;
     let part = part(&config, wish)?;
-    if let Some(storage) = &wish.storage {
-        storage::check_content(ctx, storage, "images")
-            .map_err(|_| Error::parameter("storage", format!("storage '{storage}' does not support vm images")))?;
-    }
     if guest::find(ctx, wish.target).is_some() {
         return Err(Error::new(format!("unable to create VM {}: config file already exists", wish.target)));
     }
@@ -126,7 +126,8 @@ fn draft(ctx: &Context, wish: &Clone, config: &GuestConfig, running: bool) -> Re
         check_disk(ctx, wish, &drive, is_copy, running)?;
         disks.push((drive, is_copy));
     }
-    disks.sort_by_key(|(drive, _)| drive.slot);
+    // Volumes get their numbers in this order, that of the names as text.
+    disks.sort_by_key(|(drive, _)| drive.slot.to_string());
     identity(wish, part, &mut new)?;
     let pending: Vec<&str> = config.pending.part.options.keys().map(String::as_str).collect();
     let warnings = if pending.is_empty() || wish.snapshot.is_some() {
@@ -171,10 +172,7 @@ fn identity(wish: &Clone, part: &Part, new: &mut GuestConfig) -> Result<()> {
     }
     let old_name = part.get("name").map_or_else(|| wish.source.to_string(), str::to_owned);
     new.current.set("name", wish.name.clone().unwrap_or_else(|| format!("Copy-of-VM-{old_name}")));
-    new.current.description = match &wish.description {
-        Some(text) => Some(text.clone()).filter(|text| !text.is_empty()),
-        None => part.description.clone(),
-    };
+    new.current.description = wish.description.clone().filter(|text| !text.is_empty()).or(part.description.clone());
     Ok(())
 }
 

@@ -5,6 +5,14 @@ use super::state_disks;
 use crate::storage::{self, Content, Format, NewVolume, VolumeId, VolumeKind};
 use crate::{Context, Error, Result, Vmid};
 
+/// Fails unless a storage can be used here and holds images of VMs.
+pub fn check_place(ctx: &Context, storage: &str) -> Result<()> {
+    match storage::find_enabled(ctx, storage)?.entry.has_content(Content::Images) {
+        true => Ok(()),
+        false => Err(Error::parameter("storage", format!("storage '{storage}' does not support vm images"))),
+    }
+}
+
 /// Volumes that have been made for a request; they are removed again unless the request succeeds.
 pub struct Made<'a> {
     ctx: &'a Context,

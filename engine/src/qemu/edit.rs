@@ -6,15 +6,13 @@ use crate::config::guest::{GuestConfig, Part};
 use crate::{Result, Vmid};
 
 /// Keeps a volume under the first free `unusedN`. One that is listed already keeps its place.
-/// (PVE: pve-guest-common PVE/AbstractConfig.pm, add_unused_volume)
-pub fn add_unused(part: &mut Part, volume: &str) {
-    if part.indexed("unused").any(|(_, text)| text == volume) {
-        return;
+/// Gives back that key; none when all are taken. (PVE: pve-guest-common PVE/AbstractConfig.pm, add_unused_volume)
+pub fn add_unused(part: &mut Part, volume: &str) -> Option<String> {
+    if let Some((number, _)) = part.indexed("unused").find(|(_, text)| *text == volume) {
+        return Some(format!("unused{number}"));
     }
     let free = (0..256).map(|number| format!("unused{number}")).find(|key| part.get(key).is_none());
-    if let Some(key) = free {
-        part.set(key, volume);
-    }
+    free.inspect(|key| part.set(key, volume))
 }
 
 /// Forgets `unusedN` of volumes that are attached again.
@@ -66,15 +64,16 @@ pub fn boot_order(config: &GuestConfig) -> Result<Option<Vec<String>>> {
     }
 }
 
-/// Takes a removed device out of an explicit boot order.
-pub fn leave_boot_order(config: &mut GuestConfig, device: &str) -> Result<()> {
+/// Takes a removed device out of an explicit boot order; says whether it was in one.
+pub fn leave_boot_order(config: &mut GuestConfig, device: &str) -> Result<bool> {
     if let Some(devices) = boot_order(config)?
         && devices.iter().any(|found| found == device)
     {
         let rest: Vec<String> = devices.into_iter().filter(|found| found != device).collect();
         config.pending.part.set("boot", print_order(&rest));
+        return Ok(true);
     }
-    Ok(())
+    Ok(false)
 }
 
 /// A new CD-ROM drive is bootable, as it was with the letters of old.

@@ -17,11 +17,15 @@ use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixDatagram;
 use std::process::ExitCode;
+use std::time::Duration;
 
 /// The ending of the file that says whose end is still to be cleaned up after. (QEMU removes its pid file when it can.)
 pub const MARK: &str = "keeper";
 /// How much of QEMU's last words is kept.
 const KEPT: usize = 4096;
+
+/// How long a VM that is asked to be cleaned up after may take to end. (PVE: CLI/qm.pm, cleanup)
+const ENDING: Duration = Duration::from_secs(30);
 
 /// The program: `VMID PID`.
 pub fn main(arguments: impl Iterator<Item = String>) -> ExitCode {
@@ -128,6 +132,25 @@ fn clean_up(ctx: &Context, vmid: Vmid, pid: u32, crash: Option<String>) -> Resul
             stop::ended(task, vmid)?;
             Err(Error::new(reason))
         })
+    })
+}
+
+/// Cleans up after a VM whose keeper is gone as well. One that ends just now is waited for.
+///
+/// # Errors
+/// `aborting cleanup, VM is still running after N seconds`.
+pub fn clean_up_left_over(ctx: &Context, vmid: Vmid) -> Result<()> {
+    Task::aside(ctx, "qmcleanup", vmid, |task| {
+        let _lock = recovery::NOTES.lock(task, vmid)?;
+        if let Some(process) = files::process(ctx, vmid)
+            && !stop::wait_for_end(process, ENDING)?
+        {
+            crate::bail!("aborting cleanup, VM is still running after {} seconds", ENDING.as_secs());
+        }
+        match named(ctx, vmid, MARK) {
+            Some(_) => stop::ended(task, vmid),
+            None => files::remove_leftovers(ctx, vmid).map(drop),
+        }
     })
 }
 

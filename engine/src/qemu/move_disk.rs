@@ -3,9 +3,11 @@
 
 use super::block::{End, Mirror};
 use super::clone::{allocate_like, finish_drive};
-use super::config::{Bus, Drive, Slot};
+use super::config::{Bus, Drive, Slot, Vm};
+use super::disks::{allocate_cloudinit, check_place};
 use super::recovery::{self, Facts};
-use super::{edit, snapshot::plan, status};
+use super::update::{self, Update};
+use super::{agent, cloudinit, edit, snapshot::plan, status, template};
 use crate::config::guest::{GuestConfig, GuestKind};
 use crate::storage::{self, Copy, Feature, Format, VolumeId, VolumeKind};
 use crate::{Context, Error, Result, Task, Vmid, guest};
@@ -50,8 +52,7 @@ pub fn check(ctx: &Context, vmid: Vmid, wish: &Move) -> Result<(Drive, VolumeId)
     if volume.storage == wish.storage && wish.format.is_none_or(|wanted| wanted == format) {
         crate::bail!("you can't move to the same storage with same format");
     }
-    storage::check_content(ctx, &wish.storage, "images")
-        .map_err(|_| Error::parameter("storage", format!("storage '{}' does not support vm images", wish.storage)))?;
+    check_place(ctx, &wish.storage)?;
     if wish.delete && in_snapshots(vmid, &config, &drive)? {
         crate::bail!("you can't move a disk with snapshots and delete the source");
     }
@@ -73,47 +74,33 @@ pub fn to_storage(task: &Task, vmid: Vmid, wish: &Move) -> Result<()> {
     let _lock = recovery::NOTES.lock(task, vmid)?;
     let (mut drive, old) = check(ctx, vmid, wish)?;
     let config = guest::load(ctx, GuestKind::Qemu, vmid)?;
+    task.log(format!(
+        "copying volume '{old}' from current storage '{}' to target storage '{}'",
+        old.storage, wish.storage
+    ));
     if in_snapshots(vmid, &config, &drive)? {
         task.warn("moving disk with snapshots, snapshots will not be moved!");
     }
     task.log(format!("create full clone of drive {} ({})", drive.slot, drive.file));
-    let limit = storage::bandwidth_limit(ctx, "move", &[&old.storage, &wish.storage], wish.limit)?;
-    let copy = Copy {
-        source: &old,
-        snapshot: None,
-        storage: &wish.storage,
-        vmid,
-        format: wish.format,
-        kind: VolumeKind::Image,
-        limit,
-    };
     let facts = Facts { storages: vec![&wish.storage], ..Facts::default() };
     let _work = recovery::begin(ctx, vmid, &facts)?;
-    let live = status::is_running(ctx, vmid) && drive.slot.bus != Bus::Unused;
+    let running = status::is_running(ctx, vmid);
+    let live = running && drive.slot.bus != Bus::Unused && !drive.is_cloudinit();
     if live && drive.slot.bus == Bus::Tpmstate {
         crate::bail!("cannot move TPM state while VM is running");
     }
     let failed = |error: Error| Error::new(format!("storage migration failed: {}", error.message()));
-    let new = if live {
-        let new = allocate_like(ctx, &copy).map_err(failed)?;
-        if let Err(error) = switch_over(task, vmid, &drive, &new, limit) {
-            let freed = storage::free(ctx, &new);
-            return Err(failed(error).with_cleanup_failures(&freed.err().into_iter().collect::<Vec<_>>()));
-        }
-        new
-    } else {
-        storage::copy(ctx, &copy, &mut |line| task.log(line)).map_err(failed)?
-    };
+    let new = copied(task, vmid, wish, &drive, &old, live).map_err(failed)?;
     let key = drive.slot.to_string();
-    let old_file = drive.file.clone();
     let entered = finish_drive(ctx, &mut drive, &new).and_then(|()| {
         guest::update(ctx, GuestKind::Qemu, vmid, |config| {
             match drive.slot.bus {
                 Bus::Unused => config.current.set(&key, &drive.file),
                 _ => config.current.set(&key, drive.to_string()),
             }
-            if !wish.delete {
-                edit::add_unused(&mut config.current, &old_file);
+            if !wish.delete && !drive.is_cloudinit() {
+                let unused = edit::add_unused(&mut config.current, &old.to_string());
+                task.log(format!("adding source volume '{old}' as '{}' to config", unused.unwrap_or_default()));
             }
             Ok(())
         })
@@ -123,16 +110,65 @@ pub fn to_storage(task: &Task, vmid: Vmid, wish: &Move) -> Result<()> {
         let freed = if live { Ok(()) } else { storage::free(ctx, &new) };
         return Err(failed(error).with_cleanup_failures(&freed.err().into_iter().collect::<Vec<_>>()));
     }
-    if wish.delete
-        && let Err(error) = storage::free(ctx, &old)
-    {
+    if drive.is_cloudinit() {
+        // It holds nothing that cannot be made again. A running guest gets it put into its drive.
+        let config = guest::load(ctx, GuestKind::Qemu, vmid)?;
+        cloudinit::write(ctx, vmid, &config, running, &mut |line| task.log(line))?;
+    }
+    if config.current.flag("template") {
+        template::make_base(ctx, vmid, drive.clone())?;
+    }
+    if running && trims(&Vm::new(vmid, &config.current)) {
+        agent::trim(ctx, vmid);
+    }
+    if !wish.delete && !drive.is_cloudinit() {
+        return Ok(());
+    }
+    task.log(match wish.delete {
+        true => format!("removing source volume '{old}' after successful copy"),
+        false => format!("found unused cloudinit disk '{old}', removing it"),
+    });
+    if let Err(error) = storage::free(ctx, &old) {
         task.warn(error.message());
         guest::update(ctx, GuestKind::Qemu, vmid, |config| {
-            edit::add_unused(&mut config.current, &old_file);
+            edit::add_unused(&mut config.current, &old.to_string());
             Ok(())
         })?;
     }
     Ok(())
+}
+
+/// The copy, which a running guest works with already. Nothing is left of one that fails.
+fn copied(task: &Task, vmid: Vmid, wish: &Move, drive: &Drive, old: &VolumeId, live: bool) -> Result<VolumeId> {
+    let ctx = task.ctx;
+    if drive.is_cloudinit() {
+        return allocate_cloudinit(ctx, vmid, &wish.storage);
+    }
+    let limit = storage::bandwidth_limit(ctx, "move", &[&old.storage, &wish.storage], wish.limit)?;
+    let copy = Copy {
+        source: old,
+        snapshot: None,
+        storage: &wish.storage,
+        vmid,
+        format: wish.format,
+        kind: VolumeKind::Image,
+        limit,
+    };
+    if !live {
+        return storage::copy(ctx, &copy, &mut |line| task.log(line));
+    }
+    let new = allocate_like(ctx, &copy)?;
+    if let Err(error) = switch_over(task, vmid, drive, &new, limit) {
+        let freed = storage::free(ctx, &new);
+        return Err(error.with_cleanup_failures(&freed.err().into_iter().collect::<Vec<_>>()));
+    }
+    Ok(new)
+}
+
+/// Whether the guest is to tell a copied disk what it does not use.
+fn trims(vm: &Vm) -> bool {
+    let agent = vm.properties("~pve-qm-agent", "agent").ok().flatten();
+    agent.is_some_and(|agent| agent.is_on("fstrim_cloned_disks"))
 }
 
 fn switch_over(task: &Task, vmid: Vmid, drive: &Drive, new: &VolumeId, limit: Option<u64>) -> Result<()> {
@@ -209,23 +245,32 @@ pub fn to_vm(task: &Task, vmid: Vmid, wish: &Reassign) -> Result<()> {
     task.log(format!("reassign disk '{slot}' from VM '{vmid}' as '{target_slot}' to VM '{target}'"));
     let new = storage::reassign(ctx, &volume, target, None)?;
     drive.file = new.to_string();
-    let value = if target_slot.bus == Bus::Unused { drive.file.clone() } else { drive.to_string() };
-    let running = status::is_running(ctx, target);
-    let given = guest::update(ctx, GuestKind::Qemu, target, |config| {
-        // A running VM takes it with its next start, or when it is plugged.
-        if running && target_slot.bus != Bus::Unused {
-            edit::set_pending(config, &target_slot.to_string(), value);
-        } else {
-            config.current.set(target_slot.to_string(), value);
+    let key = target_slot.to_string();
+    let given = match target_slot.bus {
+        Bus::Unused => guest::update(ctx, GuestKind::Qemu, target, |config| {
+            config.current.set(&key, &drive.file);
+            Ok(())
+        }),
+        _ => {
+            // A running VM takes it at once if it can.
+            let described = format!("-{key} {drive}");
+            let settings = [(key.clone(), drive.to_string())].into();
+            let update = Update { settings, described, ..Update::default() };
+            update::apply(ctx, target, &update, &mut |line| task.log(line))
         }
-        Ok(())
-    });
+    };
     if let Err(error) = given {
-        let back = storage::reassign(ctx, &new, vmid, None);
-        return Err(error.with_cleanup_failures(&back.err().into_iter().collect::<Vec<_>>()));
+        let other = guest::load(ctx, GuestKind::Qemu, target)?;
+        if !edit::is_in_use(target, &other, &drive.file, "")? {
+            let back = storage::reassign(ctx, &new, vmid, None);
+            return Err(error.with_cleanup_failures(&back.err().into_iter().collect::<Vec<_>>()));
+        }
+        task.warn(error.message());
     }
     guest::update(ctx, GuestKind::Qemu, vmid, |config| {
-        edit::leave_boot_order(config, &slot.to_string())?;
+        if edit::leave_boot_order(config, &slot.to_string())? {
+            task.log(format!("removing disk '{slot}' from boot order config"));
+        }
         edit::commit(config, "boot");
         config.current.options.remove(&slot.to_string());
         Ok(())

@@ -68,9 +68,9 @@ pub fn allocate(
     Ok(volume)
 }
 
-/// Some of what a VM has keeps a state of its own, or one that nobody may read.
+/// Fails when something that the VM has keeps a state of its own, or one that nobody may read.
 /// (PVE: qemu-server PVE/QemuMigrate/Helpers.pm, check_non_migratable_resources)
-fn check_resources(vm: &Vm) -> Result<()> {
+pub fn check_resources(vm: &Vm) -> Result<()> {
     let mut blockers: Vec<&str> = ["amd-sev", "intel-tdx"].into_iter().filter(|key| vm.text(key).is_some()).collect();
     if !super::command_line::shares(vm)?.is_empty() {
         blockers.push("virtiofs");

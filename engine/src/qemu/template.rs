@@ -1,9 +1,10 @@
 //! Templates: VMs that never start and whose disks are what linked clones are based on.
 
-use super::config::{Slot, Vm};
+use super::config::{Drive, Slot, Vm};
 use super::{recovery, snapshot::plan, status};
 use crate::config::guest::{GuestConfig, GuestKind};
-use crate::{Context, Result, Task, Vmid, guest, storage};
+use crate::storage::{self, Feature};
+use crate::{Context, Result, Task, Vmid, guest};
 
 /// Refuses what cannot become a template. (PVE: qemu-server PVE/API2/Qemu.pm, template)
 pub fn check(ctx: &Context, vmid: Vmid, disk: Option<Slot>) -> Result<GuestConfig> {
@@ -31,17 +32,25 @@ pub fn create(task: &Task, vmid: Vmid, disk: Option<Slot>) -> Result<()> {
         config.current.set("template", "1");
         Ok(())
     })?;
-    for mut drive in plan::disks(vmid, &config.current)? {
-        let Some(volume) = drive.volume().filter(|_| disk.is_none_or(|disk| disk == drive.slot)) else { continue };
-        if storage::describe(ctx, &volume)?.is_base {
-            continue;
+    for drive in plan::disks(vmid, &config.current)? {
+        if disk.is_none_or(|disk| disk == drive.slot) {
+            make_base(ctx, vmid, drive)?;
         }
-        let base = storage::make_template(ctx, &volume)?;
-        drive.file = base.to_string();
-        guest::update(ctx, GuestKind::Qemu, vmid, |config| {
-            config.current.set(drive.slot.to_string(), drive.to_string());
-            Ok(())
-        })?;
     }
     Ok(())
+}
+
+/// Makes a disk of a template what clones can be linked to, unless its storage has nothing of the kind: then it stays as
+/// it is. (PVE: QemuServer.pm, template_create)
+pub fn make_base(ctx: &Context, vmid: Vmid, mut drive: Drive) -> Result<()> {
+    let Some(volume) = drive.volume().filter(|_| !drive.is_cdrom()) else { return Ok(()) };
+    if storage::describe(ctx, &volume)?.is_base || !storage::has_feature(ctx, Feature::Template, &volume, None, false)?
+    {
+        return Ok(());
+    }
+    drive.file = storage::make_template(ctx, &volume)?.to_string();
+    guest::update(ctx, GuestKind::Qemu, vmid, |config| {
+        config.current.set(drive.slot.to_string(), drive.to_string());
+        Ok(())
+    })
 }

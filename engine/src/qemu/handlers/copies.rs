@@ -52,6 +52,7 @@ fn copy(call: &Call) -> Result<Reply> {
 /// `GET feature`: whether a snapshot, clone or copy is possible.
 fn feature(call: &Call) -> Result<Reply> {
     let (vmid, name): (Vmid, String) = (call.param("vmid")?, call.param("feature")?);
+    let running = status::checked_running(call.ctx, vmid)?;
     let config = guest::load(call.ctx, GuestKind::Qemu, vmid)?;
     let snapshot_name = call.text("snapname");
     let part = match &snapshot_name {
@@ -60,7 +61,6 @@ fn feature(call: &Call) -> Result<Reply> {
             config.snapshots.get(name).ok_or_else(|| Error::new(format!("snapshot '{name}' does not exist")))?
         }
     };
-    let running = status::is_running(call.ctx, vmid);
     let wanted = match name.as_str() {
         "snapshot" => Feature::Snapshot,
         "clone" => Feature::Clone,

@@ -1,8 +1,9 @@
 //! Snapshots over the interface.
 
 use crate::config::guest::GuestKind;
+use crate::qemu::config::Vm;
 use crate::qemu::snapshot::{self, Create, plan};
-use crate::qemu::{reply, status};
+use crate::qemu::{reply, state, status};
 use crate::registry::{Binding, delete, get, post, put};
 use crate::{Call, Error, Reply, Result, Vmid, access, guest};
 use serde_json::{Value, json};
@@ -37,8 +38,12 @@ fn create(call: &Call) -> Result<Reply> {
     if name == "current" || name.eq_ignore_ascii_case("pending") {
         return Err(Error::new(format!("unable to use snapshot name '{}' (reserved name)", name.to_lowercase())));
     }
-    guest::load(call.ctx, GuestKind::Qemu, vmid)?;
-    let wish = Create { name, with_state: call.flag("vmstate"), description: call.text("description") };
+    let config = guest::load(call.ctx, GuestKind::Qemu, vmid)?;
+    let with_state = call.flag("vmstate");
+    if with_state {
+        state::check_resources(&Vm::new(vmid, &config.current))?;
+    }
+    let wish = Create { name, with_state, description: call.text("description") };
     call.task("qmsnapshot", vmid, |task| snapshot::create(task, vmid, &wish))
 }
 
