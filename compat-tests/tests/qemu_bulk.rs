@@ -79,8 +79,26 @@ fn all_vms_start_sleep_wake_and_end_in_their_order() {
         assert!(config.get("vmstate").is_none() && config.get("lock").is_none(), "{config}");
     }
 
+    // Bulk actions skip what has nothing to do, and let go on what stands still.
+    let bulk = |action: &str, form: &[(&str, &str)]| {
+        let upid = client.post(&format!("/cluster/bulk-action/guest/{action}"), form).data();
+        let status = node.wait_task(&client, &upid);
+        (status, client.get(&format!("/nodes/pve1/tasks/{}/log?limit=0", upid.as_str().unwrap())).text())
+    };
+    let (status, log) = bulk("start", &[("vms", "7400"), ("vms", "7401")]);
+    in_order(&log, &["Starting guests: 7400, 7401", "Skipping VM 7400, already running."]);
+    assert_eq!(status, "WARNINGS: 2");
+    node.finish(&client, &client.post("/nodes/pve1/qemu/7400/status/suspend", &[]).data());
+    let (_, log) = bulk("shutdown", &[("vms", "7400")]);
+    assert!(log.contains("Skipping VM 7400, resume paused VM before shutdown."), "{log}");
+    let (status, _) = bulk("start", &[("vms", "7400")]);
+    assert_eq!((status.as_str(), &current(&client, "7400")["qmpstatus"]), ("OK", &"running".into()));
+    // A guest without a system hears no wish.
+    let (status, log) = bulk("shutdown", &[("vms", "7400"), ("timeout", "0"), ("force-stop", "0")]);
+    assert_eq!(status, "Some guests failed to shutdown 7400", "{log}");
+
     let log = act(&node, &client, "stopall", &[("timeout", "1"), ("force-stop", "1")]);
-    in_order(&log, &["Stopping VM 7400", "Stopping VM 7401", "Stopping VM 7402"]);
+    in_order(&log, &["Stopping VM 7400 (timeout = 1 seconds)", "Stopping VM 7401", "Stopping VM 7402"]);
     assert!(all_are(&client, "stopped"));
 
     // Who may not turn all of them on and off has to name those that he may.

@@ -7,10 +7,12 @@ use crate::cluster::options::DatacenterOptions;
 use crate::config::guest::GuestKind;
 use crate::guest::startup::Startup;
 use crate::live::{self, GuestRow};
+use crate::qemu::status as qemu;
 use crate::task::{Upid, journal};
-use crate::{Call, Context, Error, Mode, Reply, Result, Task, Vmid, access, registry};
+use crate::{Call, Context, Error, Mode, Reply, Result, Task, Vmid, access, guest, registry};
 use contract::Verb;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{FlockOperation, Mode as FileMode, OFlags};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
@@ -18,6 +20,8 @@ use std::time::{Duration, Instant};
 
 /// Order of guests that name none: last at the start, first at the stop.
 const NO_ORDER: u64 = u64::MAX;
+/// What turning guests on and off asks for.
+const POWER: &[&str] = &["VM.PowerMgmt"];
 /// Seconds for a guest to shut down when nothing else is said.
 const SHUTDOWN_TIMEOUT: u64 = 180;
 
@@ -36,23 +40,45 @@ fn plan(guests: Vec<GuestRow>, vms: Option<&[Vmid]>) -> BTreeMap<u64, Vec<(Guest
 }
 
 /// The guests that the call names; the caller needs the right for each, or for all if none is named.
-fn named(call: &Call) -> Result<Option<Vec<Vmid>>> {
+fn named(call: &Call, privileges: &[&str]) -> Result<Option<Vec<Vmid>>> {
     let names: Option<Vec<String>> = call.opt("vms")?;
     let vms = names
         .map(|names| {
             names.iter().map(|name| name.parse().map_err(|text: String| Error::parameter("vms", text))).collect()
         })
         .transpose()?;
-    if !access::has(call.ctx, "/", &["VM.PowerMgmt"]) {
+    if !access::has(call.ctx, "/", privileges) {
         match &vms {
             Some(vms) => {
                 let vms: &Vec<Vmid> = vms;
-                vms.iter().try_for_each(|vmid| access::check(call.ctx, &format!("/vms/{vmid}"), &["VM.PowerMgmt"]))?;
+                vms.iter().try_for_each(|vmid| access::check(call.ctx, &format!("/vms/{vmid}"), privileges))?;
             }
-            None => access::check(call.ctx, "/", &["VM.PowerMgmt"])?,
+            None => access::check(call.ctx, "/", privileges)?,
         }
     }
     Ok(vms)
+}
+
+/// Marks of backups that were under way when the node went down would keep their guests from starting. While a backup
+/// holds its lock they are its own.
+fn remove_left_over_locks(task: &Task) -> Result<()> {
+    let path = task.ctx.root.run("vzdump.lock");
+    if let Ok(lock) = rustix::fs::open(&path, OFlags::RDONLY | OFlags::CLOEXEC, FileMode::empty())
+        && rustix::fs::flock(&lock, FlockOperation::NonBlockingLockShared).is_err()
+    {
+        return Ok(());
+    }
+    for guest in live::guests(task.ctx)?.iter().filter(|guest| guest.facts.lock.as_deref() == Some("backup")) {
+        let removed = guest::update(task.ctx, guest.kind, guest.vmid, |config| {
+            config.current.options.remove("lock");
+            Ok(())
+        });
+        match removed {
+            Ok(()) => task.log(format!("removed left over backup lock from '{}'!", guest.vmid)),
+            Err(error) => task.log(error.message()),
+        }
+    }
+    Ok(())
 }
 
 /// Tasks at a time: as asked, as the cluster says, or by the number of processors.
@@ -60,23 +86,23 @@ fn max_workers(call: &Call) -> Result<usize> {
     if let Some(asked) = call.opt("max-workers")? {
         return Ok(asked);
     }
-    let configured = DatacenterOptions::load(call.ctx)?.get("max_workers").and_then(|text| text.parse().ok());
-    Ok(configured.unwrap_or_else(|| (live::node::cpu_count() - 1).clamp(1, 8)))
+    Ok(configured_workers(call.ctx)?.unwrap_or_else(|| (live::node::cpu_count() - 1).clamp(1, 8)))
 }
 
 /// `POST /nodes/{node}/startall`: guests with `onboot`, or with `force` all of them.
 pub fn start_all(call: &Call) -> Result<Reply> {
-    let vms = named(call)?;
+    let vms = named(call, POWER)?;
     let force = call.flag("force");
     let limit = max_workers(call)?;
     call.task("startall", "", |task| {
+        remove_left_over_locks(task)?;
         let mut workers = Workers::new(task, limit);
         for group in plan(live::guests(task.ctx)?, vms.as_deref()).into_values() {
             for (guest, startup) in group.iter().filter(|(guest, _)| force || guest.facts.starts_on_boot) {
                 if guest.running.is_some() {
                     continue;
                 }
-                workers.begin("Starting", guest, "start", Map::new())?;
+                workers.begin("Starting", "", guest, "start", Map::new())?;
                 if let Some(seconds) = startup.up.filter(|seconds| *seconds > 0) {
                     task.log(format!("Waiting for {seconds} seconds (startup delay)"));
                     workers.pause(Duration::from_secs(seconds))?;
@@ -90,7 +116,7 @@ pub fn start_all(call: &Call) -> Result<Reply> {
 
 /// `POST /nodes/{node}/stopall`: what was started last is stopped first.
 pub fn stop_all(call: &Call) -> Result<Reply> {
-    let vms = named(call)?;
+    let vms = named(call, POWER)?;
     let force = call.opt("force-stop")?.unwrap_or(true);
     let timeout: Option<u64> = call.opt("timeout")?;
     let limit = max_workers(call)?;
@@ -101,7 +127,8 @@ pub fn stop_all(call: &Call) -> Result<Reply> {
                 let seconds = startup.down.or(timeout).unwrap_or(SHUTDOWN_TIMEOUT);
                 let params = [("timeout", json!(seconds)), ("forceStop", json!(u8::from(force)))];
                 let params = params.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-                workers.begin("Stopping", guest, "shutdown", params)?;
+                let note = format!(" (timeout = {seconds} seconds)");
+                workers.begin("Stopping", &note, guest, "shutdown", params)?;
             }
             workers.finish()?;
         }
@@ -111,15 +138,20 @@ pub fn stop_all(call: &Call) -> Result<Reply> {
 
 /// `POST /nodes/{node}/suspendall`: VMs only, their state goes to disk.
 pub fn suspend_all(call: &Call) -> Result<Reply> {
-    let vms = named(call)?;
+    let vms = named(call, POWER)?;
     let limit = max_workers(call)?;
     call.task("suspendall", "", |task| {
         let mut workers = Workers::new(task, limit);
         for group in plan(live::guests(task.ctx)?, vms.as_deref()).into_values().rev() {
             for (guest, _) in group.iter().rev() {
-                if guest.running.is_some() && guest.kind == GuestKind::Qemu {
+                let vmid = guest.vmid;
+                if guest.kind != GuestKind::Qemu {
+                    task.warn(format!("skipping {vmid}, only VMs can be suspended"));
+                } else if guest.running.is_none() {
+                    task.log(format!("VM {vmid} not running, skipping suspension"));
+                } else {
                     let params = Map::from_iter([("todisk".to_owned(), json!(1))]);
-                    workers.begin("Suspending", guest, "suspend", params)?;
+                    workers.begin("Suspending", "", guest, "suspend", params)?;
                 }
             }
             workers.finish()?;
@@ -128,18 +160,26 @@ pub fn suspend_all(call: &Call) -> Result<Reply> {
     })
 }
 
-/// `POST /cluster/bulk-action/guest/start`: all guests that do not run, or those that are named.
+/// `POST /cluster/bulk-action/guest/start`: all guests, or those that are named. What stands still goes on.
+/// (PVE: pve-manager PVE/API2/Cluster/BulkAction/Guest.pm)
 pub fn bulk_start(call: &Call) -> Result<Reply> {
-    let (vms, limit) = (named(call)?, bulk_workers(call)?);
+    let (vms, limit) = (named(call, POWER)?, bulk_workers(call)?);
     let timeout: Option<u64> = call.opt("timeout")?;
     call.task("bulk-start", "", |task| {
+        announce(task, "Starting", vms.as_deref());
         let mut workers = Workers::new(task, limit);
         for group in plan(live::guests(task.ctx)?, vms.as_deref()).into_values() {
-            for (guest, startup) in group.iter().filter(|(guest, _)| guest.running.is_none()) {
+            for (guest, startup) in &group {
+                let stands_still = guest.kind == GuestKind::Qemu && qemu::is_paused(task.ctx, guest.vmid);
+                if guest.running.is_some() && !stands_still {
+                    task.warn(format!("Skipping {} {}, already running.", guest.kind.label(), guest.vmid));
+                    continue;
+                }
+                let action = if guest.running.is_some() { "resume" } else { "start" };
                 // Containers have no such time.
-                let timeout = timeout.filter(|_| guest.kind == GuestKind::Qemu);
+                let timeout = timeout.filter(|_| guest.kind == GuestKind::Qemu && action == "start");
                 let params = timeout.map(|seconds| ("timeout".to_owned(), json!(seconds)));
-                workers.begin("Starting", guest, "start", params.into_iter().collect())?;
+                workers.begin("Starting", "", guest, action, params.into_iter().collect())?;
                 if let Some(seconds) = startup.up.filter(|seconds| *seconds > 0) {
                     task.log(format!("Waiting for {seconds} seconds (startup delay)"));
                     workers.pause(Duration::from_secs(seconds))?;
@@ -147,58 +187,101 @@ pub fn bulk_start(call: &Call) -> Result<Reply> {
             }
             workers.finish()?;
         }
-        workers.outcome()
+        workers.success("Some guests failed to start:")
     })
 }
 
 /// `POST /cluster/bulk-action/guest/shutdown`: all guests that run, or those that are named.
 pub fn bulk_shutdown(call: &Call) -> Result<Reply> {
-    let (vms, limit) = (named(call)?, bulk_workers(call)?);
-    let force = call.opt("force-stop")?.unwrap_or(true);
+    let (vms, limit) = (named(call, POWER)?, bulk_workers(call)?);
+    let force: Option<bool> = call.opt("force-stop")?;
     let timeout: Option<u64> = call.opt("timeout")?;
     call.task("bulk-shutdown", "", |task| {
+        announce(task, "Shutting down", vms.as_deref());
         let mut workers = Workers::new(task, limit);
         for group in plan(live::guests(task.ctx)?, vms.as_deref()).into_values().rev() {
-            for (guest, startup) in group.iter().rev().filter(|(guest, _)| guest.running.is_some()) {
-                let seconds = timeout.or(startup.down).unwrap_or(SHUTDOWN_TIMEOUT);
+            for (guest, startup) in &group {
+                let name = format!("{} {}", guest.kind.label(), guest.vmid);
+                if guest.running.is_none() {
+                    task.warn(format!("Skipping {name}, not running."));
+                    continue;
+                }
+                // Nobody has said that it may be cut off, and it would not hear a wish.
+                let is_spared = force != Some(true) && guest.kind == GuestKind::Qemu;
+                if is_spared && qemu::is_paused(task.ctx, guest.vmid) {
+                    task.warn(format!("Skipping {name}, resume paused VM before shutdown."));
+                    continue;
+                }
+                let seconds = startup.down.or(timeout).unwrap_or(SHUTDOWN_TIMEOUT);
+                let force = force.unwrap_or(true);
                 let params = [("timeout", json!(seconds)), ("forceStop", json!(u8::from(force)))];
                 let params = params.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-                workers.begin("Shutting down", guest, "shutdown", params)?;
+                let note = format!(" (Timeout = {seconds} seconds)");
+                workers.begin("Shutting down", &note, guest, "shutdown", params)?;
             }
             workers.finish()?;
         }
-        workers.outcome()
+        workers.success("Some guests failed to shutdown")
     })
 }
 
 /// `POST /cluster/bulk-action/guest/suspend`: all VMs that run, or those that are named; to memory or to disk.
 pub fn bulk_suspend(call: &Call) -> Result<Reply> {
-    let (vms, limit) = (named(call)?, bulk_workers(call)?);
+    let (vms, limit) = (named(call, POWER)?, bulk_workers(call)?);
     let to_disk = call.flag("to-disk");
-    let storage = call.text("statestorage");
+    let storage = call.text("statestorage").filter(|_| to_disk);
+    if to_disk {
+        named(call, &["VM.Config.Disk"])?;
+    }
+    if let Some(storage) = &storage {
+        access::check(call.ctx, &format!("/storage/{storage}"), &["Datastore.AllocateSpace"])?;
+    }
     call.task("bulk-suspend", "", |task| {
+        announce(task, "Suspending", vms.as_deref());
         let mut workers = Workers::new(task, limit);
         for group in plan(live::guests(task.ctx)?, vms.as_deref()).into_values().rev() {
-            let is_meant = |guest: &GuestRow| guest.running.is_some() && guest.kind == GuestKind::Qemu;
-            for (guest, _) in group.iter().rev().filter(|(guest, _)| is_meant(guest)) {
+            for (guest, _) in &group {
+                if guest.kind != GuestKind::Qemu {
+                    task.warn(format!("skipping {}, only VMs can be suspended", guest.vmid));
+                    continue;
+                }
+                if guest.running.is_none() {
+                    task.warn(format!("Skipping VM {}, not running.", guest.vmid));
+                    continue;
+                }
                 let mut params = Map::from_iter([("todisk".to_owned(), json!(u8::from(to_disk)))]);
-                if let Some(storage) = storage.as_ref().filter(|_| to_disk) {
+                if let Some(storage) = &storage {
                     params.insert("statestorage".into(), json!(storage));
                 }
-                workers.begin("Suspending", guest, "suspend", params)?;
+                workers.begin("Suspending", "", guest, "suspend", params)?;
             }
             workers.finish()?;
         }
-        workers.outcome()
+        workers.success("Some guests failed to suspend")
     })
 }
 
-/// Tasks at a time of a bulk action, under its two names.
+/// Says what a bulk action is about to do.
+fn announce(task: &Task, doing: &str, vms: Option<&[Vmid]>) {
+    task.log(match vms {
+        None | Some([]) => format!("{doing} all guests"),
+        Some(vms) => format!("{doing} guests: {}", list(vms)),
+    });
+}
+
+fn list(vms: &[Vmid]) -> String {
+    vms.iter().map(Vmid::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// Tasks at a time of a bulk action, whose limit has two names.
 fn bulk_workers(call: &Call) -> Result<usize> {
-    match call.opt("maxworkers")? {
-        Some(asked) => Ok(asked),
-        None => max_workers(call),
-    }
+    let asked = call.opt("max-workers")?.map_or_else(|| call.opt("maxworkers"), |asked| Ok(Some(asked)))?;
+    Ok(asked.or(configured_workers(call.ctx)?).unwrap_or(4))
+}
+
+/// What the cluster says about tasks at a time.
+fn configured_workers(ctx: &Context) -> Result<Option<usize>> {
+    Ok(DatacenterOptions::load(ctx)?.get("max_workers").and_then(|text| text.parse().ok()))
 }
 
 /// The guests' tasks that run now.
@@ -206,8 +289,8 @@ struct Workers<'a> {
     task: &'a Task<'a>,
     ctx: Context,
     limit: usize,
-    running: Vec<(Upid, String)>,
-    failed: usize,
+    running: Vec<(Upid, String, Vmid)>,
+    failed: Vec<Vmid>,
 }
 
 impl<'a> Workers<'a> {
@@ -218,17 +301,24 @@ impl<'a> Workers<'a> {
             _ => Mode::Foreground,
         };
         let ctx = Context { mode, ..task.ctx.clone() };
-        Workers { task, ctx, limit: limit.max(1), running: Vec::new(), failed: 0 }
+        Workers { task, ctx, limit: limit.max(1), running: Vec::new(), failed: Vec::new() }
     }
 
     /// Begins a guest's task as soon as there is room. A guest that fails keeps no other from its turn.
-    fn begin(&mut self, doing: &str, guest: &GuestRow, action: &str, mut params: Map<String, Value>) -> Result<()> {
+    fn begin(
+        &mut self,
+        doing: &str,
+        note: &str,
+        guest: &GuestRow,
+        action: &str,
+        mut params: Map<String, Value>,
+    ) -> Result<()> {
         while self.running.len() >= self.limit {
             self.wait(None)?;
         }
         self.task.check_abort()?;
         let label = format!("{doing} {} {}", guest.kind.label(), guest.vmid);
-        self.task.log(&label);
+        self.task.log(format!("{label}{note}"));
         params.insert("node".into(), json!(self.ctx.node));
         params.insert("vmid".into(), json!(guest.vmid.number()));
         let template = format!("/nodes/{{node}}/{}/{{vmid}}/status/{action}", guest.kind.as_str());
@@ -236,16 +326,16 @@ impl<'a> Workers<'a> {
             Ok(reply) => {
                 let upid: Option<Upid> = reply.data.as_str().and_then(|text| text.parse().ok());
                 if let (Some(upid), Mode::Daemon { .. }) = (upid, &self.ctx.mode) {
-                    self.running.push((upid, label));
+                    self.running.push((upid, label, guest.vmid));
                 }
             }
-            Err(error) => self.fail(&label, error.message()),
+            Err(error) => self.fail(guest.vmid, &label, error.message()),
         }
         Ok(())
     }
 
-    fn fail(&mut self, label: &str, text: &str) {
-        self.failed += 1;
+    fn fail(&mut self, vmid: Vmid, label: &str, text: &str) {
+        self.failed.push(vmid);
         self.task.log(format!("{label} failed: {text}"));
     }
 
@@ -272,12 +362,12 @@ impl<'a> Workers<'a> {
         let pidfds: Vec<_> = self
             .running
             .iter()
-            .filter_map(|(upid, _)| {
+            .filter_map(|(upid, ..)| {
                 let pid = Pid::from_raw(upid.process.pid.cast_signed())?;
                 pidfd_open(pid, PidfdFlags::empty()).ok()
             })
             .collect();
-        let all_live = self.running.iter().all(|(upid, _)| upid.process.is_alive());
+        let all_live = self.running.iter().all(|(upid, ..)| upid.process.is_alive());
         if all_live {
             let rest = until.map_or(Duration::MAX, |until| until.saturating_duration_since(Instant::now()));
             let rest = rest.min(Duration::from_secs(1));
@@ -287,13 +377,13 @@ impl<'a> Workers<'a> {
             let _ = poll(&mut fds, Some(&rest));
         }
         let (running, ended) =
-            std::mem::take(&mut self.running).into_iter().partition(|(upid, _)| upid.process.is_alive());
+            std::mem::take(&mut self.running).into_iter().partition(|(upid, ..)| upid.process.is_alive());
         self.running = running;
-        let ended: Vec<(Upid, String)> = ended;
-        for (upid, label) in ended {
+        let ended: Vec<(Upid, String, Vmid)> = ended;
+        for (upid, label, vmid) in ended {
             let status = journal::status_from_log(&self.ctx, &upid);
             if status != "OK" && !status.starts_with("WARNINGS: ") {
-                self.fail(&label, &status);
+                self.fail(vmid, &label, &status);
             }
         }
         Ok(())
@@ -301,10 +391,18 @@ impl<'a> Workers<'a> {
 
     /// The task succeeds with a warning for each guest that did not. (PVE ends well in any case.)
     fn outcome(&self) -> Result<()> {
-        if self.failed > 0 {
-            self.task.warn(format!("{} guest(s) failed", self.failed));
+        if !self.failed.is_empty() {
+            self.task.warn(format!("{} guest(s) failed", self.failed.len()));
         }
         Ok(())
+    }
+
+    /// The task fails with the numbers of the guests that did.
+    fn success(&self, text: &str) -> Result<()> {
+        match self.failed.as_slice() {
+            [] => Ok(()),
+            failed => Err(Error::new(format!("{text} {}", list(failed)))),
+        }
     }
 }
 
@@ -318,7 +416,6 @@ pub fn has_autostart(ctx: &Context) -> Result<bool> {
 mod tests {
     use super::*;
     use crate::config::guest::GuestConfig;
-    use crate::guest;
 
     #[test]
     fn the_plan_goes_by_order_then_number_and_leaves_templates_out() {
