@@ -93,6 +93,10 @@ pub fn update(config: &mut Interfaces, name: &str, params: &Map<String, Value>, 
                 iface.values.remove(key);
             }
             "autostart" => iface.autostart = false,
+            "options" => iface.options.clear(),
+            "options6" => iface.options6.clear(),
+            "vxlan-remoteip" => iface.remotes.clear(),
+            "priority" => iface.priority = None,
             key => drop(iface.values.remove(key)),
         }
     }
@@ -238,7 +242,7 @@ impl Given {
 
     /// A value is one line of the file, or it could bring lines of its own, such as commands.
     fn check_lines(&self) -> Result<()> {
-        const WRITTEN_ANEW: [&str; 4] = ["comments", "bridge_ports", "bridge_vids", "slaves"];
+        const WRITTEN_ANEW: [&str; 5] = ["comments", "comments6", "bridge_ports", "bridge_vids", "slaves"];
         let breaks = |(key, value): &(&String, &Value)| {
             !WRITTEN_ANEW.contains(&key.as_str()) && value.as_str().is_some_and(|text| text.contains(['\n', '\r']))
         };
@@ -376,12 +380,12 @@ mod tests {
     fn a_new_bridge_is_written_with_its_address() {
         let mut config = config();
         let given = json!({"type": "bridge", "cidr": "10.1.0.1/24", "cidr6": "fd00::1/64", "bridge_ports": "eth1",
-            "autostart": true, "bridge_vlan_aware": true, "bridge_vids": "2,4;6-9", "comments": "inner\n"});
+            "autostart": true, "bridge_vlan_aware": true, "bridge_vids": "2,4;6-9", "comments": "inner\n", "comments6": "six\n"});
         create(&mut config, "vibr1", &params(given)).unwrap();
         let text = config.print(true).unwrap();
         let expected = "auto vibr1\niface vibr1 inet static\n\taddress 10.1.0.1/24\n\tbridge-ports eth1\n\tbridge-stp off\n\
             \tbridge-fd 0\n\tbridge-vlan-aware yes\n\tbridge-vids 2 4 6-9\n#inner\n\n\
-            iface vibr1 inet6 static\n\taddress fd00::1/64\n\n";
+            iface vibr1 inet6 static\n\taddress fd00::1/64\n#six\n\n";
         assert!(text.contains(expected), "{text}");
     }
 
@@ -422,6 +426,16 @@ mod tests {
             let error = create(&mut config(), "new0", &params(given)).unwrap_err();
             assert!(format!("{error:?}").contains(parameter) && format!("{error:?}").contains(text), "{error:?}");
         }
+    }
+
+    #[test]
+    fn what_is_only_kept_can_be_deleted() {
+        let text = "iface lan inet manual\n\tbridge-ports eth0\n\tmetric 5\n\tpost-up true\n\niface eth1 inet manual\n";
+        let mut config = Interfaces::parse(text, &KernelView::default());
+        update(&mut config, "eth1", &params(json!({"type": "eth"})), &["priority".to_owned()]).unwrap();
+        assert_eq!(config.ifaces["eth1"].priority, None);
+        update(&mut config, "lan", &params(json!({"type": "bridge"})), &["options".to_owned()]).unwrap();
+        assert!(config.ifaces["lan"].options.is_empty());
     }
 
     #[test]

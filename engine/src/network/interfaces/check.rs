@@ -1,6 +1,6 @@
 //! The rules that hold before a file is written, with PVE's messages, and what writing changes by itself.
 
-use super::{Iface, Interfaces, split_list};
+use super::{Iface, Interfaces};
 use crate::{Result, bail};
 use std::collections::BTreeMap;
 
@@ -119,7 +119,7 @@ impl Interfaces {
                 self.check_mtu(&bond, port)?;
             }
             let primary = self.ifaces.get(&bond).and_then(|iface| iface.get("bond-primary"));
-            if primary.is_some_and(|primary| !ports.iter().any(|port| port == primary)) {
+            if !ports.is_empty() && primary.is_some_and(|primary| !ports.iter().any(|port| port == primary)) {
                 bail!("bond '{bond}' - bond-primary interface is not a slave");
             }
         }
@@ -263,8 +263,8 @@ impl Interfaces {
 
     /// The lists under `key` of all interfaces of a kind.
     fn lists(&self, kind: &str, key: &str) -> Vec<(String, Vec<String>)> {
-        let list =
-            |iface: &Iface| split_list(iface.get(key).unwrap_or_default()).into_iter().map(str::to_owned).collect();
+        // Blanks alone part names here, as in the file itself.
+        let list = |iface: &Iface| iface.get(key).unwrap_or_default().split_whitespace().map(str::to_owned).collect();
         self.ifaces
             .iter()
             .filter(|(_, iface)| iface.kind == kind)

@@ -30,10 +30,7 @@ impl Interfaces {
         iface.kind = "unknown".into();
         if iface.values.contains_key("bridge_ports") {
             iface.kind = "bridge".into();
-            let stp = iface.values.entry("bridge_stp".into()).or_insert_with(|| "off".into()).clone();
-            if stp == "off" {
-                iface.values.entry("bridge_fd".into()).or_insert_with(|| "0".into());
-            }
+            iface.values.entry("bridge_stp".into()).or_insert_with(|| "off".into());
         } else if ovs == Some("OVSBridge") {
             iface.kind = "OVSBridge".into();
         } else if is_numbered(name, "bond") {
@@ -46,7 +43,7 @@ impl Interfaces {
             name.rsplit_once(':').filter(|(root, number)| !root.is_empty() && is_number(number))
         {
             iface.kind = "alias".into();
-            iface.exists = Some(self.raw_exists(root));
+            iface.exists = self.raw_exists(root);
         } else if let Some((raw, id)) = name.rsplit_once('.').filter(|(raw, id)| !raw.is_empty() && is_number(id)) {
             iface.kind = "vlan".into();
             if iface.get("vlan-raw-device").is_none() {
@@ -56,13 +53,13 @@ impl Interfaces {
                 iface.set("vlan-id", id);
             }
             let raw = iface.get("vlan-raw-device").unwrap_or(raw).to_owned();
-            iface.exists = Some(self.raw_exists(&raw));
+            iface.exists = self.raw_exists(&raw);
         } else if let Some(raw) = iface.get("vlan-raw-device").map(str::to_owned) {
             iface.kind = "vlan".into();
             if is_numbered(name, "vlan") && !name[4..].trim_start_matches('0').is_empty() {
                 iface.set("vlan-id", &name[4..]);
             }
-            iface.exists = Some(self.raw_exists(&raw));
+            iface.exists = self.raw_exists(&raw);
         } else if kernel.is_physical(name) || looks_physical(name) {
             match ovs {
                 None => iface.kind = "eth".into(),
@@ -80,11 +77,9 @@ impl Interfaces {
         }
     }
 
-    /// Whether the link below exists; one that is only mentioned becomes known.
-    fn raw_exists(&mut self, raw: &str) -> bool {
-        let iface =
-            self.ifaces.entry(raw.to_owned()).or_insert_with(|| Iface { exists: Some(false), ..Iface::default() });
-        iface.exists.unwrap_or(false)
+    /// Whether the link below exists, if that is known; one that is only mentioned becomes known.
+    fn raw_exists(&mut self, raw: &str) -> Option<bool> {
+        self.ifaces.entry(raw.to_owned()).or_insert_with(|| Iface { exists: Some(false), ..Iface::default() }).exists
     }
 }
 

@@ -5,9 +5,12 @@
 //! is another matter; sourced files are not read here, as in PVE.
 //! (PVE: pve-common PVE/Network/Interfaces.pm)
 //!
-//! Differences to PVE, all of which keep what PVE would lose: a second `address`, `netmask` or `gateway` of an interface
-//! and a second section of the same family stay as options of the first; `uplink-id` and `bridge-disable-mac-learning` are
-//! written again.
+//! Differences to PVE. What PVE would lose is kept: a second `address`, `netmask` or `gateway` of an interface and a second
+//! section of the same family stay as options of the first; a section without a family does not repeat its addresses in
+//! one with a family; `uplink-id`, `bridge-disable-mac-learning` and `vxlan-remoteip` outside of a VXLAN are written again,
+//! and so are letters beyond ASCII. What PVE says badly is said well: a bond whose port is missing, and a VLAN or alias whose
+//! link has no section, where PVE names an empty kind or fails. `bridge_vlan_aware=0` is no,
+//! as its name says, a list of VLANs is written with blanks after an update, too, and a port of two lines once.
 
 mod check;
 mod kind;

@@ -38,12 +38,14 @@ impl Interfaces {
     /// Reads a file. Never fails: what is not understood is kept.
     pub fn parse(text: &str, kernel: &KernelView) -> Self {
         let mut reader = Reader { config: Interfaces::default(), priority: 2, current: None };
-        for line in text.lines() {
+        // A carriage return is a blank like others, and stays where whole lines are kept.
+        for line in text.split('\n') {
             reader.line(line);
         }
         let mut config = reader.config;
         config.add_what_exists(kernel);
         config.complete(kernel);
+        config.add_altnames(kernel);
         config.drop_generated_allow_lines();
         config
     }
@@ -53,6 +55,17 @@ impl Interfaces {
             let configured = link.altnames.iter().find(|other| self.ifaces.contains_key(*other));
             self.ifaces.entry(configured.unwrap_or(name).clone()).or_default().exists = Some(true);
         }
+        for (name, iface) in &mut self.ifaces {
+            iface.active = kernel.active.contains(kernel.own_name(name));
+        }
+        self.ifaces.entry("lo".into()).or_insert_with(|| {
+            let mut lo = Iface { priority: Some(1), autostart: true, ..Iface::default() };
+            lo.set("method", "loopback");
+            lo
+        });
+    }
+
+    fn add_altnames(&mut self, kernel: &KernelView) {
         for (own, link) in kernel.links.iter().filter(|(_, link)| !link.altnames.is_empty()) {
             let mut all: Vec<String> = link.altnames.iter().chain([own]).cloned().collect();
             all.sort();
@@ -60,15 +73,6 @@ impl Interfaces {
                 self.altnames.insert(name.clone(), all.iter().filter(|other| *other != name).cloned().collect());
             }
         }
-        for (name, iface) in &mut self.ifaces {
-            iface.active = kernel.active.contains(kernel.own_name(name));
-        }
-        self.ifaces.entry("lo".into()).or_insert_with(|| {
-            let mut lo =
-                Iface { priority: Some(1), autostart: true, active: kernel.active.contains("lo"), ..Iface::default() };
-            lo.set("method", "loopback");
-            lo
-        });
     }
 
     /// Lines `allow-BRIDGE PORT` are made from the bridges' ports when the file is written.
@@ -81,7 +85,10 @@ impl Interfaces {
                 return Some((priority, line));
             };
             let ports = ports.trim_start();
-            if bridge == "ovs" || bridge.is_empty() {
+            if bridge.is_empty() {
+                return Some((priority, line));
+            }
+            if bridge == "ovs" {
                 return None;
             }
             let own: BTreeSet<&str> =

@@ -82,13 +82,17 @@ impl Interfaces {
         Ok(text)
     }
 
-    /// Names in the order of the file. Only known kinds are in relation to each other, so this is no total order: it is
-    /// an insertion sort, which copes.
+    /// Names in the order of the file. Interfaces of known kinds are sorted by kind, the others find their place among
+    /// them by their place in the file alone. PVE sorts all at once, by rules that may contradict each other, and so
+    /// in an order that changes from call to call; this is one of them.
     fn order(&self) -> Vec<String> {
-        let mut sorted: Vec<&String> = Vec::with_capacity(self.ifaces.len());
-        for name in self.ifaces.keys() {
-            let place = sorted.iter().rposition(|before| self.compare(before, name) != Ordering::Greater);
-            sorted.insert(place.map_or(0, |place| place + 1), name);
+        let (mut sorted, mut others): (Vec<&String>, Vec<&String>) =
+            self.ifaces.keys().partition(|name| self.weight(name).is_some());
+        sorted.sort_by(|left, right| self.compare(left, right));
+        others.sort_by(|left, right| self.compare(left, right));
+        for name in others {
+            let after = sorted.iter().position(|one| self.compare(one, name) == Ordering::Greater);
+            sorted.insert(after.unwrap_or(sorted.len()), name);
         }
         sorted.into_iter().cloned().collect()
     }
@@ -155,12 +159,8 @@ fn section(name: &str, iface: &mut Iface, family: Family, first: bool, ifupdown2
     for family in &both {
         let options = if *family == Some("inet6") { &iface.options6 } else { &iface.options };
         options.iter().for_each(|option| text += &format!("\t{option}\n"));
-        let comments = iface.get(&format!("comments{}", suffix(*family))).unwrap_or_default();
-        comments
-            .trim_end_matches('\n')
-            .split('\n')
-            .filter(|_| !comments.is_empty())
-            .for_each(|comment| text += &format!("#{comment}\n"));
+        let comments = iface.get(&format!("comments{}", suffix(*family))).unwrap_or_default().trim_end_matches('\n');
+        comments.split('\n').filter(|_| !comments.is_empty()).for_each(|comment| text += &format!("#{comment}\n"));
     }
     text.push('\n');
     Ok(text)

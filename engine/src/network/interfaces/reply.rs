@@ -27,11 +27,21 @@ pub fn describe(iface: &Iface) -> Map<String, Value> {
     if let Some(priority) = iface.priority {
         shown.insert("priority".into(), json!(priority));
     }
-    for (key, is) in [("autostart", iface.autostart), ("active", iface.active), ("exists", iface.exists == Some(true))]
-    {
+    if kind == "bridge" && iface.get("bridge_stp") == Some("off") {
+        // As a number, unlike one that the file names.
+        shown.entry("bridge_fd").or_insert(json!(0));
+    }
+    if kind == "OVSBond" {
+        shown.entry("bond_mode").or_insert(Value::Null);
+    }
+    for (key, is) in [("autostart", iface.autostart), ("active", iface.active)] {
         if is {
             shown.insert(key.into(), json!(1));
         }
+    }
+    // An alias or VLAN tells what the link below has, and that may be unknown.
+    if iface.exists.is_some() || matches!(kind, "alias" | "vlan") {
+        shown.insert("exists".into(), json!(iface.exists.map(i64::from)));
     }
     shown
 }

@@ -240,6 +240,57 @@ fn masks_stay_with_their_addresses() {
     assert_eq!(body(&once), once);
 }
 
+fn shown(text: &str, name: &str) -> serde_json::Value {
+    describe(&Interfaces::parse(text, &kernel(&["eth0"])).ifaces[name]).into()
+}
+
+#[test]
+fn empty_comments_at_the_end_go() {
+    let text = "iface eth0 inet manual\n#\n# first\n#\n# last\n#\n#\n\niface eth1 inet manual\n#\n";
+    let expected = "iface eth0 inet manual\n#\n# first\n#\n# last\n\niface eth1 inet manual\n\n";
+    assert!(body(text).contains(expected), "{}", body(text));
+}
+
+#[test]
+fn lines_of_no_interface_stay_as_they_are() {
+    let written = body("no-scripts wlan0\r\nallow- odd\nallow-rack eth0  eth1\niface eth2 inet manual\n");
+    assert!(written.contains("no-scripts wlan0\r\nallow- odd\nallow-rack eth0 eth1\n\niface eth2"), "{written}");
+}
+
+#[test]
+fn an_unknown_kind_stands_at_its_place_among_sorted_ones() {
+    // A rack of a kind that nobody knows: only its place in the file counts, also before cards that no section names.
+    let text = "iface lan inet manual\n\tbridge-ports none\n\niface rack7 inet manual\n\niface eth1 inet manual\n";
+    let names = |text: &str| -> Vec<String> {
+        let heads = text.lines().filter_map(|line| line.strip_prefix("iface ")?.split(' ').next());
+        heads.map(str::to_owned).collect()
+    };
+    let first = names(&body(text));
+    assert_eq!(first, ["lo", "rack7", "eth1", "eth0", "eth2", "lan"]);
+    assert_eq!(names(&body(&body(text))), first);
+}
+
+#[test]
+fn lists_of_ports_are_parted_by_blanks() {
+    assert_eq!(refusal("iface bond3\n\tbond-slaves eth0;eth1\n"), "bond 'bond3' - unable to find slave 'eth0;eth1'");
+    // A bond that has no ports need not have its first one among them.
+    assert!(body("iface bond3 inet manual\n\tbond-primary eth0\n").contains("\tbond-slaves none\n"));
+}
+
+#[test]
+fn what_is_shown_has_the_types_of_pve() {
+    let text = "iface lan inet manual\n\tbridge-ports none\n\niface wan inet manual\n\tbridge-ports none\n\tbridge-fd 0\n\
+        \niface eth0.7 inet manual\n\niface lan.7 inet manual\n\niface wifi9.7 inet manual\n\
+        \niface bond2 inet manual\n\tovs_type OVSBond\n";
+    assert_eq!(shown(text, "lan")["bridge_fd"], serde_json::json!(0));
+    assert_eq!(shown(text, "wan")["bridge_fd"], "0");
+    let exists = |name: &str| shown(text, name).get("exists").cloned();
+    assert_eq!(exists("eth0.7"), Some(1.into()));
+    assert_eq!(exists("lan.7"), Some(serde_json::Value::Null));
+    assert_eq!((exists("wifi9.7"), exists("wifi9"), exists("lan")), (Some(0.into()), Some(0.into()), None));
+    assert_eq!(shown(text, "bond2").get("bond_mode"), Some(&serde_json::Value::Null));
+}
+
 fn any_line() -> impl Strategy<Value = String> {
     let names = prop::sample::select(vec!["eth0", "eth1", "vmbr0", "lan", "bond0", "eth0.5", "eth1:0", "lo", "vlan9"]);
     let option = prop::sample::select(vec![
