@@ -36,6 +36,7 @@ fn import_disk(invocation: &Invocation) -> Result<ExitCode> {
     guest::check_lock(&guest::load(ctx, GuestKind::Qemu, vmid)?)?;
     let path = std::fs::canonicalize(&source).ok().filter(|path| path.is_file());
     let path = path.ok_or_else(|| Error::new(format!("{source}: non-existent or non-regular file")))?;
+    engine::storage::find_enabled(ctx, &storage)?;
     engine::storage::check_content(ctx, &storage, "images")
         .map_err(|_| Error::new(format!("storage {storage} does not support vm images")))?;
     println!("importing disk '{source}' to VM {vmid} ...");

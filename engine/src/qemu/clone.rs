@@ -197,6 +197,8 @@ pub fn clone(task: &Task, wish: &Clone) -> Result<()> {
     let work = recovery::begin(ctx, wish.target, &Facts { storages, source: Some(wish.source), ..Facts::default() })?;
     guest::create(ctx, wish.target, &reserved)?;
     let outcome = make_disks(task, wish, &config, running, draft, &mut made).and_then(|config| {
+        // A template is not locked meanwhile, so it may be on its way out.
+        source(ctx, wish)?;
         guest::update(ctx, GuestKind::Qemu, wish.target, |stored| {
             *stored = config;
             Ok(())

@@ -28,14 +28,15 @@ pub fn check(ctx: &Context, vmid: Vmid, how: &Destroy) -> Result<GuestConfig> {
     if !how.skip_lock && config.current.get("lock") != Some("suspended") {
         guest::check_lock(&config)?;
     }
-    if config.current.flag("template") {
-        check_clones(ctx, vmid, &config)?;
-    }
+    check_clones_of_template(ctx, vmid, &config)?;
     Ok(config)
 }
 
 /// A template stays as long as others stand on its disks. (PVE: QemuServer.pm, destroy_vm)
-fn check_clones(ctx: &Context, vmid: Vmid, config: &GuestConfig) -> Result<()> {
+fn check_clones_of_template(ctx: &Context, vmid: Vmid, config: &GuestConfig) -> Result<()> {
+    if !config.current.flag("template") {
+        return Ok(());
+    }
     for volume in named_volumes(vmid, &config.current) {
         if !storage::linked_clones_of(ctx, &volume)?.is_empty() {
             crate::bail!("base volume '{volume}' is still in use by linked cloned");
@@ -62,6 +63,14 @@ pub fn destroy(task: &Task, vmid: Vmid, how: &Destroy) -> Result<()> {
         config.current.set("lock", "destroyed");
         Ok(())
     })?;
+    if let Err(error) = check_clones_of_template(ctx, vmid, &config) {
+        // A clone was faster; one that is made from now on finds the mark and goes again.
+        let unmarked = guest::update(ctx, GuestKind::Qemu, vmid, |stored| {
+            stored.current.options.remove("lock");
+            Ok(())
+        });
+        return Err(error.with_cleanup_failures(&unmarked.err().into_iter().collect::<Vec<_>>()));
+    }
     let mut volumes = owned_volumes(ctx, vmid, &config);
     if how.unreferenced {
         volumes.extend(storage::owned_by(ctx, vmid)?.into_iter().map(|volume| volume.id));

@@ -4,6 +4,7 @@
 use super::config::{BootOrder, Drive, Slot, Vm, print_order};
 use crate::config::guest::{GuestConfig, Part};
 use crate::{Result, Vmid};
+use std::collections::BTreeSet;
 
 /// Keeps a volume under the first free `unusedN`. One that is listed already keeps its place.
 /// Gives back that key; none when all are taken. (PVE: pve-guest-common PVE/AbstractConfig.pm, add_unused_volume)
@@ -97,6 +98,25 @@ pub fn set_pending(config: &mut GuestConfig, key: &str, value: String) {
     }
 }
 
+/// A VM has started with `started`. Of what was changed while it did, those options that are meant wait for the next start.
+pub fn postpone(config: &mut GuestConfig, started: &Part, is_meant: impl Fn(&str) -> bool) {
+    let keys = started.options.keys().chain(config.current.options.keys()).cloned();
+    let keys: BTreeSet<String> = keys.filter(|key| is_meant(key)).collect();
+    for key in keys {
+        if started.get(&key) == config.current.get(&key) {
+            continue;
+        }
+        let new = config.current.options.remove(&key);
+        if let Some(old) = started.get(&key) {
+            config.current.set(&key, old);
+        }
+        match new {
+            Some(new) => set_pending(config, &key, new),
+            None => drop(config.pending.delete.insert(key, false)),
+        }
+    }
+}
+
 /// The present value of a key.
 pub fn value(part: &Part, key: &str) -> Option<String> {
     if key == "description" { part.description.clone() } else { part.get(key).map(str::to_owned) }
@@ -165,6 +185,16 @@ mod tests {
         let vmid = "100".parse().unwrap();
         assert!(is_in_use(vmid, &config, "local:100/a.raw", "unused0").unwrap());
         assert!(!is_in_use(vmid, &config, "local:100/b.raw", "unused0").unwrap());
+    }
+
+    #[test]
+    fn what_changes_during_a_start_waits_for_the_next() {
+        let started = config("cores: 1\nmemory: 512\nname: a\nsockets: 2\n").current;
+        let mut config = config("cores: 1\ncpu: host\nmemory: 1024\nname: b\n");
+        postpone(&mut config, &started, |key| key != "name");
+        let expected = "cores: 1\nmemory: 512\nname: b\nsockets: 2\n\n[PENDING]\ncpu: host\ndelete: sockets\n\
+                        memory: 1024\n";
+        assert_eq!(config.print(), expected);
     }
 
     #[test]

@@ -30,7 +30,8 @@ const NO_EFFECT_ON_QEMU: [&str; 12] = [
     "vmstatestorage",
 ];
 
-fn is_without_effect(key: &str) -> bool {
+/// Whether an option means nothing to a running QEMU.
+pub fn is_without_effect(key: &str) -> bool {
     NO_EFFECT_ON_QEMU.contains(&key) || changes::is_option(key)
 }
 

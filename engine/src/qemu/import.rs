@@ -1,7 +1,7 @@
 //! Images from elsewhere as disks: volumes of storages, uploaded images, files of the administrator.
 
-use super::config::Slot;
-use super::edit;
+use super::config::{Drive, Slot};
+use super::{edit, template};
 use crate::config::guest::GuestKind;
 use crate::storage::{self, Content, Format, ImageSource, ImportImage, VolumeId, VolumeKind};
 use crate::{Context, Error, Result, Vmid, access, guest};
@@ -86,13 +86,15 @@ pub fn disk(
             return Ok((slot.to_string(), value));
         }
         let text = volume.to_string();
-        edit::add_unused(&mut config.current, &text);
-        let mut unused = config.current.indexed("unused");
-        let key = unused.find(|(_, found)| *found == text).map(|(number, _)| format!("unused{number}"));
-        Ok((key.ok_or_else(|| Error::new("no free place for an unused disk"))?, text.clone()))
+        let key = edit::add_unused(&mut config.current, &text);
+        Ok((key.ok_or_else(|| Error::new("no free place for an unused disk"))?, text))
     });
-    entered.map_err(|error| {
+    let (key, value) = entered.map_err(|error| {
         let freed = storage::free(ctx, &volume);
         error.with_cleanup_failures(&freed.err().into_iter().collect::<Vec<_>>())
-    })
+    })?;
+    let Some(slot) = target.filter(|_| config.current.flag("template")) else { return Ok((key, value)) };
+    template::make_base(ctx, vmid, Drive::parse(slot, &value)?)?;
+    let config = guest::load(ctx, GuestKind::Qemu, vmid)?;
+    Ok((key.clone(), config.current.get(&key).unwrap_or_default().to_owned()))
 }

@@ -8,11 +8,11 @@
 //! dies half-way, either QEMU has them and runs, or they are gone.
 
 use super::command_line::{self, Options, Paths, Plan, StoredVolumes, local};
-use super::config::{self, Vm};
+use super::config::{self, Slot, Vm};
 use super::preparation::Preparation;
 use super::{
-    cloudinit, files, pending, qmp::Monitor, recovery, scope, snapshot::plan::RUNNING, spawn, spice, state::Incoming,
-    status, stop, surroundings, suspend,
+    cloudinit, edit, files, hotplug, pending, qmp::Monitor, recovery, scope, snapshot::plan::RUNNING, spawn, spice,
+    state::Incoming, status, stop, surroundings, suspend,
 };
 use crate::config::guest::{GuestConfig, GuestKind};
 use crate::storage::{self, VolumeId};
@@ -104,6 +104,9 @@ pub fn start_locked(task: &Task, vmid: Vmid, how: &Start) -> Result<()> {
         return Err(error.with_cleanup_failures(&preparation.undo()));
     }
     preparation.started();
+    if let Err(error) = keep_as_started(ctx, &vm) {
+        task.warn(error.message());
+    }
     if let Err(error) = settle(ctx, &vm) {
         return Err(error.with_cleanup_failures(&stop::kill(ctx, vmid).err().into_iter().collect::<Vec<_>>()));
     }
@@ -114,6 +117,20 @@ pub fn start_locked(task: &Task, vmid: Vmid, how: &Start) -> Result<()> {
         started(task, &vm);
     }
     Ok(())
+}
+
+/// The machine was planned some time ago; a change that nobody has waited with since then is not in it. (Drives and what
+/// tasks note change under the VM's lock only.)
+fn keep_as_started(ctx: &Context, vm: &Vm) -> Result<()> {
+    let notes = ["lock", "meta", "parent", "template", "vmstate"];
+    let is_meant = |key: &str| {
+        let is_elsewhere = notes.contains(&key) || RUNNING.contains(&key) || key.starts_with("unused");
+        !is_elsewhere && Slot::of_key(key).is_none() && !hotplug::is_without_effect(key)
+    };
+    guest::update(ctx, GuestKind::Qemu, vm.vmid, |config| {
+        edit::postpone(config, vm.part(), is_meant);
+        Ok(())
+    })
 }
 
 /// What a hook script does after a start is no failure of it.
