@@ -105,6 +105,12 @@ fn a_vm_is_made_started_stopped_and_leaves_nothing() {
     }
     let second = client.post(&format!("{VM}/status/start"), &[]).data();
     assert_eq!(node.wait_task(&client, &second), "VM 7100 already running");
+    // A backup that has started it standing still would be told so; nobody else is.
+    node.run("qm", &["set", "7100", "--lock", "backup"]).ok();
+    node.finish(&client, &client.post(&format!("{VM}/status/start"), &[]).data());
+    let locked = client.post(&format!("{VM}/status/stop"), &[]).data();
+    assert_eq!(node.wait_task(&client, &locked), "VM is locked (backup)");
+    node.run("qm", &["unlock", "7100"]).ok();
     let busy = client.delete(VM);
     assert_eq!((busy.status, busy.reason.as_str()), (500, "VM 7100 is running - destroy failed"));
 
@@ -122,6 +128,8 @@ fn a_vm_is_made_started_stopped_and_leaves_nothing() {
 
     node.finish(&client, &client.post(&format!("{VM}/status/stop"), &[]).data());
     assert_eq!(client.get(&format!("{VM}/status/current")).data()["status"], "stopped");
+    let asked = client.post(&format!("{VM}/monitor"), &[("command", "info status")]).data();
+    assert_eq!(asked, "ERROR: VM 7100 not running\n");
     assert_eq!(files(&node, "run/qemu-server"), [""; 0]);
     assert!(!has_link("tap7100i0"));
 
@@ -135,6 +143,12 @@ fn a_vm_is_made_started_stopped_and_leaves_nothing() {
     assert_eq!(files(&node, "var/lib/vz/images/7100"), [""; 0]);
     let gone = client.get(&format!("{VM}/status/current"));
     assert_eq!(gone.reason, "Configuration file 'nodes/pve1/qemu-server/7100.conf' does not exist");
+    let missing = client.post(&format!("{VM}/status/start"), &[]).data();
+    assert_eq!(node.wait_task(&client, &missing), gone.reason);
+    let not_found = "unable to find configuration file for VM 7100 on node 'pve1'";
+    let missing = client.post(&format!("{VM}/status/stop"), &[]).data();
+    assert_eq!(node.wait_task(&client, &missing), not_found);
+    assert_eq!(client.post(&format!("{VM}/status/reset"), &[]).reason, not_found);
     drop(bridge);
 }
 

@@ -155,6 +155,22 @@ fn clones_are_vms_of_their_own() {
     let taken = client.get("/nodes/pve1/qemu/7131/config").data()["virtio3"].as_str().unwrap().to_owned();
     assert!(taken.starts_with("local:7131/vm-7131-disk-") && taken.contains(".qcow2"), "{taken}");
 
+    // A template's disk is a base wherever it goes; the old one stays for those that stand on it. What cloud-init is told
+    // is made anew at its new place.
+    task(&node, &client, &format!("{path}/move_disk"), &[("disk", "scsi0"), ("storage", "local"), ("format", "raw")]);
+    let template = client.get(&format!("{path}/config")).data();
+    let base = template["scsi0"].as_str().unwrap();
+    assert!(base.starts_with("local:7130/base-7130-disk-") && base.ends_with(".raw,size=1G"), "{template}");
+    assert_eq!(template["unused0"], "local:7130/base-7130-disk-0.qcow2");
+    let second = node.path("second");
+    node.run("pvesm", &["add", "dir", "second", "--path", second.to_str().unwrap(), "--content", "images"]).ok();
+    node.run("qm", &["set", "7132", "--ide2", "local:cloudinit"]).ok();
+    let said = node.run("qm", &["disk", "move", "7132", "ide2", "second"]).ok();
+    assert!(said.contains("found unused cloudinit disk 'local:7132/vm-7132-cloudinit.qcow2', removing it"), "{said}");
+    let moved = client.get(&format!("{clone}/config")).data();
+    assert_eq!(moved["ide2"], "second:7132/vm-7132-cloudinit.qcow2,media=cdrom,size=4M", "{moved}");
+    assert_eq!((moved.get("unused0"), images(&node, "7132").len()), (None, 0), "{moved}");
+
     let image = node.path("image.raw");
     std::fs::write(&image, vec![7_u8; 1 << 20]).unwrap();
     let said = node.run("qm", &["importdisk", "7132", image.to_str().unwrap(), "local"]).ok();
@@ -217,5 +233,9 @@ fn a_disk_moves_and_is_copied_while_its_guest_writes() {
     let mut clone = Shell::open(&node, "7141");
     let copied = clone.run("dd if=/dev/vda bs=1M count=64 2>/dev/null | md5sum | cut -c1-32");
     assert_eq!(copied.lines().last().unwrap().trim(), sum.lines().last().unwrap().trim());
+    // It gets the disk of the other one while it runs.
+    let given = [("disk", "virtio0"), ("target-vmid", "7141"), ("target-disk", "virtio1")];
+    task(&node, &client, &format!("{path}/move_disk"), &given);
+    wait_for("the disk of the other VM", 30, || clone.run("ls /sys/block").contains("vdb").then_some(()));
     node.run("qm", &["stop", "7141"]).ok();
 }
