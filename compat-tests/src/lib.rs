@@ -10,15 +10,16 @@ pub mod guest;
 pub mod lab;
 mod lab_guests;
 pub mod loop_mount;
+pub mod network;
 mod node;
 pub mod process;
 pub mod python;
 mod seed;
 pub mod serial;
 pub mod terminal;
+pub mod user_mode;
 pub mod visitor;
 mod web;
-
 pub mod wire;
 
 pub use client::{Client, Reply, read_reply, try_read_reply};

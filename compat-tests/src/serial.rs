@@ -13,12 +13,17 @@ static RUNS: AtomicU32 = AtomicU32::new(0);
 pub struct Shell(UnixStream);
 
 impl Shell {
-    /// Waits for the prompt of a guest's shell.
-    pub fn open(node: &Node, vmid: &str) -> Self {
+    /// The line of a VM that is starting, whatever comes from it.
+    pub fn connect(node: &Node, vmid: &str) -> Self {
         let path = node.path(&format!("run/qemu-server/{vmid}.serial0"));
         let stream = wait_for("the serial port", 10, || UnixStream::connect(&path).ok());
         stream.set_read_timeout(Some(Duration::from_millis(300))).expect("the serial port is open");
-        let mut shell = Shell(stream);
+        Shell(stream)
+    }
+
+    /// Waits for the prompt of a guest's shell.
+    pub fn open(node: &Node, vmid: &str) -> Self {
+        let mut shell = Shell::connect(node, vmid);
         shell.type_text("\n");
         shell.expect("/ # ");
         shell

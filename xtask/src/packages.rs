@@ -49,6 +49,7 @@ const GUESTS: &[&str] = &[
     "python3-venv",
     "curl",
     "strace",
+    "user-mode-linux",
     "iputils-ping",
     "gpg",
     "gpg-agent",
