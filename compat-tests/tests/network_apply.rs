@@ -180,15 +180,25 @@ fn a_bad_file_is_refused_with_its_line() {
     let before = world.picture();
     let cases = [
         (FIRST.replace("inet static", "inet statik"), "interfaces:7: unable to read"),
-        (FIRST.replace("bridge-ports en01", "bridge-ports en09"), "bridge 'vibr0' - unable to find bridge port 'en09'"),
-        (FIRST.replace("192.0.2.1\n", "198.51.100.1\n"), "gateway 198.51.100.1 of 'vibr0' is not in its network"),
+        (
+            FIRST.replace("bridge-ports en01", "bridge-ports en09"),
+            "interfaces:7: bridge 'vibr0' - unable to find bridge port 'en09'",
+        ),
+        (
+            FIRST.replace("bridge-ports none", "bridge-ports en01"),
+            "interfaces:7: port 'en01' is already used on interface",
+        ),
+        (
+            FIRST.replace("192.0.2.1\n", "198.51.100.1\n"),
+            "interfaces:7: gateway 198.51.100.1 of 'vibr0' is not in its network",
+        ),
         (
             FIRST.replace("192.0.2.10/24", "192.0.2.1000/24"),
             "interfaces:7: address '192.0.2.1000/24' of 'vibr0' is none",
         ),
         (
             FIRST.replace("iface vibr10 inet manual", "iface vibr10 inet static\n\taddress 192.0.2.10/24"),
-            "address 192.0.2.10 is on 'vibr0' and on 'vibr10'",
+            "interfaces:18: address 192.0.2.10 is on 'vibr0' and on 'vibr10'",
         ),
         (FIRST.replace("bridge-fd 0\n\niface vibr0 inet6", "mtu\n\niface vibr0 inet6"), "option 'mtu' has no value"),
     ];
@@ -305,4 +315,75 @@ fn without_confirmation_the_former_state_comes_back() {
     assert_ne!(world.picture(), before);
     assert_eq!(world.in_force(), second());
     assert!(!world.pvenet(&["confirm"]).status.success());
+}
+
+#[test]
+fn what_others_set_stays() {
+    let world = World::new("g");
+    let by_hand = "\tup ip route add 203.0.113.0/24 via 192.0.2.9\n\tup ip addr add 192.0.2.77/24 dev $IFACE\n";
+    let text = FIRST.replace("\tgateway 192.0.2.1\n", by_hand);
+    // As those do who rent a machine: the default route comes from a command.
+    let text = text.replace("\tbridge-fd 0\n\niface vibr0", "\tup ip route add default via 192.0.2.2\n\niface vibr0");
+    world.propose(&text);
+    world.ok(&["apply"]);
+    let all = ["default via 192.0.2.2", "203.0.113.0/24 via 192.0.2.9"];
+    let check = |what: &str| {
+        let (routes, addresses) = (world.ip(&["route"]), world.ip(&["addr", "show", "dev", "vibr0"]));
+        assert!(all.iter().all(|route| routes.contains(route)), "{what}: {routes}");
+        assert!(addresses.contains("192.0.2.77/24"), "{what}: {addresses}");
+    };
+    check("after the first time");
+    assert_eq!(world.ok(&["apply"]), "no change\n");
+    world.propose(&text.replace("192.0.2.10/24", "192.0.2.11/24\n\tmtu 1400"));
+    world.ok(&["apply"]);
+    check("after a change of the address");
+    assert_eq!(world.ok(&["apply"]), "no change\n");
+    // Without the lines an address is nobody's, and the file's own gateway takes over.
+    world.propose(FIRST);
+    world.ok(&["apply"]);
+    let picture = world.picture();
+    assert!(!picture.contains("192.0.2.77") && !picture.contains("192.0.2.2 "), "{picture}");
+    assert!(picture.contains("default via 192.0.2.1 "), "{picture}");
+}
+
+#[test]
+fn a_gateway_may_be_of_another_network() {
+    let world = World::new("h");
+    let text = "auto lo\niface lo inet loopback\n\taddress 192.0.2.200/32\n\nauto en01\niface en01 inet static\n\
+        \taddress 198.51.100.7/32\n\tgateway 203.0.113.1\n\nauto en02\niface en02 inet static\n\
+        \taddress 198.51.100.8/24\n\tpointopoint 203.0.113.9\n";
+    world.propose(text);
+    world.ok(&["apply"]);
+    let routes = world.ip(&["route"]);
+    assert!(routes.contains("default via 203.0.113.1 dev en01") && routes.contains("203.0.113.9 dev en02"), "{routes}");
+    assert!(world.picture().contains("lo inet 192.0.2.200/32"));
+    assert_eq!(world.ok(&["apply"]), "no change\n");
+    world.propose(&text.replace("\taddress 192.0.2.200/32\n", "").replace("\tpointopoint 203.0.113.9\n", ""));
+    world.ok(&["apply"]);
+    assert!(!world.ip(&["route"]).contains("203.0.113.9") && !world.picture().contains("192.0.2.200"));
+    assert!(world.ip(&["addr", "show", "dev", "lo"]).contains("127.0.0.1/8"));
+    // An alias that is not brought up is no address of its link.
+    world.propose(&format!("{text}\niface en02:1 inet static\n\taddress 198.51.100.9/24\n"));
+    world.ok(&["apply"]);
+    assert!(!world.picture().contains("198.51.100.9"));
+}
+
+#[test]
+fn the_way_back_runs_the_commands_of_what_it_makes_again() {
+    let world = World::new("i");
+    let said = world.node.path("said");
+    let line = |phase: &str, word: &str| format!("\t{phase} echo {word} >> {}\n", said.display());
+    let lines = line("post-up", "on") + &line("pre-down", "off");
+    let text = FIRST.replace("\nauto vibr10", &format!("{}\nauto vibr10", line("up", "other"))) + &lines;
+    world.propose(&text);
+    world.ok(&["apply"]);
+    let gone = &text[..text.find("auto vibr10").unwrap()];
+    world.propose(&gone.replace("192.0.2.10/24", "192.0.2.11/24"));
+    world.ok(&["apply", "--confirm", "600"]);
+    world.ok(&["rollback"]);
+    let said = fs::read_to_string(said).unwrap();
+    let of_vibr10: Vec<&str> = said.lines().filter(|word| *word != "other").collect();
+    assert_eq!(of_vibr10, ["on", "off", "on"]);
+    assert_eq!(said.lines().filter(|word| *word == "other").count(), 1, "vibr0 stayed: {said}");
+    assert_eq!(world.in_force(), text);
 }

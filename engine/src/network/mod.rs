@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `interfaces/`, `edit.rs`, `handlers.rs` | the file as PVE reads and writes it, and the methods on it |
 //! | `stanza.rs`, `wanted.rs` | what the file means: from text to a [`state::State`], pure |
+//! | `others.rs` | what others have set on links of the file, and what of it stays, pure |
 //! | `plan.rs`, `change.rs` | from one state to another: an ordered list of changes, pure |
 //! | `netlink/` | the kernel's state, and changes of it |
 //! | `transaction.rs`, `script.rs`, `dhcp.rs` | carrying a plan out, going back, confirmation; command lines and DHCP |
@@ -20,6 +21,7 @@ pub mod interfaces;
 mod link;
 pub mod netlink;
 pub mod open_vswitch;
+mod others;
 mod ovs_sections;
 pub mod plan;
 pub mod port;

@@ -6,7 +6,7 @@
 use super::change::Change;
 use super::netlink::PortVlans;
 use super::open_vswitch;
-use super::state::{Bond, Kind, Link, PortFlags, Route, State};
+use super::state::{Bond, Kind, Link, Net, PortFlags, Route, State};
 use super::wanted::Wanted;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -329,7 +329,9 @@ impl Planner<'_> {
     fn commands(&mut self, lines: fn(&super::wanted::Commands) -> &Vec<String>, phase: &'static str) {
         for (name, commands) in &self.wanted.commands {
             let Some(link) = self.target.get(name) else { continue };
-            let starts = link.up && (self.is_new(name) || !self.is_up(name));
+            // A link that is switched off on the way has lost what its commands had set.
+            let was_downed = self.plan.changes.contains(&Change::Down(name.clone()));
+            let starts = link.up && (self.is_new(name) || !self.is_up(name) || was_downed);
             let is_changed = self.before.commands.get(name) != Some(commands);
             for line in lines(commands).iter().filter(|_| starts || is_changed) {
                 self.plan.changes.push(Change::Command { name: name.clone(), phase, line: line.clone() });
@@ -442,8 +444,18 @@ impl Planner<'_> {
             for net in wanted.difference(&now) {
                 self.push(Change::AddAddress(name.clone(), *net));
             }
-            let gone = now.difference(&wanted).filter(|net| !is_leased && !is_loopback && !net.is_link_local());
-            old.extend(gone.map(|net| Change::DeleteAddress(name.clone(), *net)));
+            let was_said = |net: &Net| {
+                let before = self.before.state.links.get(&name).and_then(|link| link.addresses.as_ref());
+                before.is_some_and(|before| before.contains(net)) && !net.address.is_loopback()
+            };
+            let goes = |net: &&Net| if is_loopback { was_said(net) } else { !is_leased && !net.is_link_local() };
+            let gone = now.difference(&wanted).filter(goes);
+            let gone: Vec<&Net> = gone.collect();
+            old.extend(gone.iter().map(|net| Change::DeleteAddress(name.clone(), **net)));
+            // The first address of a network takes the others of it along, and with them what routes need.
+            let falls = |net: &&Net| gone.iter().any(|gone| gone.prefix == net.prefix && gone.contains(net.address));
+            let falling = wanted.iter().filter(|net| net.address.is_ipv4()).filter(falls);
+            old.extend(falling.map(|net| Change::AddAddress(name.clone(), *net)));
         }
         self.plan.changes.extend(old);
     }
@@ -451,19 +463,14 @@ impl Planner<'_> {
     fn routes(&mut self) {
         let exists = |route: &&Route| self.target.contains_key(&route.link);
         let wanted: Vec<Route> = self.wanted.state.routes.iter().filter(exists).cloned().collect();
-        let is_same = |one: &Route, other: &Route| {
-            one.to == other.to
-                && one.via == other.via
-                && one.link == other.link
-                && (one.metric.is_none() || one.metric == other.metric)
-        };
         let ours = |route: &&Route| {
             let is_ours = self.target.contains_key(&route.link) || self.before.state.links.contains_key(&route.link);
-            route.is_default() && is_ours && !self.wanted.dhcp.contains_key(&route.link)
+            let was_said = || self.before.state.routes.iter().any(|before| before.is_met_by(route));
+            is_ours && !self.wanted.dhcp.contains_key(&route.link) && (route.is_default() || was_said())
         };
         let mut changes = Vec::new();
         for route in self.actual.routes.iter().filter(ours) {
-            if !wanted.iter().any(|wanted| is_same(wanted, route))
+            if !wanted.iter().any(|wanted| wanted.is_met_by(route))
                 && self.actual.links.contains_key(&route.link)
                 && !self.gone().contains(&route.link)
             {
@@ -471,7 +478,7 @@ impl Planner<'_> {
             }
         }
         for route in &wanted {
-            let stays = self.actual.routes.iter().any(|now| is_same(route, now)) && !self.is_new(&route.link);
+            let stays = self.actual.routes.iter().any(|now| route.is_met_by(now)) && !self.is_new(&route.link);
             if !stays || self.plan.changes.contains(&Change::Down(route.link.clone())) {
                 changes.push(Change::AddRoute(route.clone()));
             }

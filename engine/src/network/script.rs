@@ -10,6 +10,8 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+/// How much a line may print, in bytes; the rest is refused to it.
+const ROOM: u64 = 256 << 10;
 /// How long a line may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -51,9 +53,11 @@ fn shell(name: &str, phase: &str, line: &str, log: &mut dyn FnMut(&str)) -> Resu
         let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
         let _ = child.wait();
     }
+    // All have written through one position.
+    let printed = std::io::Seek::stream_position(&mut output)?.min(ROOM);
     let mut text = Vec::new();
     std::io::Seek::rewind(&mut output)?;
-    output.read_to_end(&mut text)?;
+    output.take(printed).read_to_end(&mut text)?;
     for line in String::from_utf8_lossy(&text).lines() {
         log(&format!("{name}: {line}"));
     }
@@ -64,11 +68,15 @@ fn shell(name: &str, phase: &str, line: &str, log: &mut dyn FnMut(&str)) -> Resu
     }
 }
 
-/// A file without a name. A pipe would keep us waiting for whatever the line leaves running.
+/// A file without a name, which cannot grow. A pipe would keep us waiting for whatever the line leaves running, and end it
+/// when we are gone.
 fn tempfile() -> Result<std::fs::File> {
+    use rustix::fs::{MemfdFlags, SealFlags};
     let name = std::ffi::CString::new("network-command").expect("the name has no NUL");
-    let fd = rustix::fs::memfd_create(&name, rustix::fs::MemfdFlags::CLOEXEC)?;
-    Ok(std::fs::File::from(fd))
+    let file = std::fs::File::from(rustix::fs::memfd_create(&name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?);
+    file.set_len(ROOM)?;
+    rustix::fs::fcntl_add_seals(&file, SealFlags::GROW)?;
+    Ok(file)
 }
 
 #[cfg(test)]
@@ -81,6 +89,16 @@ mod tests {
         run("lan", "post-up", "echo $IFACE $MODE; exit 3", &mut |line| lines.push(line.to_owned()));
         assert_eq!(lines[0], "lan: lan start");
         assert!(lines[1].starts_with("warning: lan: post-up") && lines[1].contains("exit status: 3"), "{lines:?}");
+    }
+
+    #[test]
+    fn a_line_that_prints_much_fills_no_memory() {
+        let mut lines = Vec::new();
+        run("lan", "up", "echo first; head -c 3000000 /dev/zero | tr '\\0' 'x'", &mut |line| {
+            lines.push(line.to_owned())
+        });
+        assert_eq!(lines[0], "lan: first");
+        assert!(lines.iter().map(String::len).sum::<usize>() <= ROOM as usize + 1_000);
     }
 
     #[test]

@@ -34,6 +34,14 @@ pub struct Sections {
     pub auto: BTreeSet<String>,
 }
 
+impl Sections {
+    /// Where the first interface that a message names has its section.
+    pub fn place_of(&self, message: &str) -> Option<String> {
+        let words = message.split([' ', '\'']).filter(|word| !word.is_empty());
+        words.filter_map(|word| self.stanzas.iter().find(|stanza| stanza.name == word)).map(|s| s.place.clone()).next()
+    }
+}
+
 /// Reads `text` as the content of `file`, and what it sources.
 pub fn read(ctx: &Context, file: &Path, text: &str) -> Result<Sections> {
     let mut sections = Sections::default();

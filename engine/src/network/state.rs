@@ -226,9 +226,20 @@ pub struct Route {
     pub link: String,
     /// Metric.
     pub metric: Option<u32>,
+    /// The next hop is behind this link, although no network of the link has it.
+    #[serde(default)]
+    pub onlink: bool,
 }
 
 impl Route {
+    /// Whether a route of the kernel's is this one. One without a metric is met by any.
+    pub fn is_met_by(&self, other: &Route) -> bool {
+        self.to == other.to
+            && self.via == other.via
+            && self.link == other.link
+            && (self.metric.is_none() || self.metric == other.metric)
+    }
+
     /// Whether everything goes this way that has no better one.
     pub fn is_default(&self) -> bool {
         self.to.prefix == 0
@@ -246,7 +257,10 @@ impl fmt::Display for Route {
             write!(f, " via {via}")?;
         }
         write!(f, " dev {}", self.link)?;
-        self.metric.map_or(Ok(()), |metric| write!(f, " metric {metric}"))
+        if let Some(metric) = self.metric {
+            write!(f, " metric {metric}")?;
+        }
+        if self.onlink { write!(f, " onlink") } else { Ok(()) }
     }
 }
 

@@ -10,13 +10,14 @@
 
 use super::change::Change;
 use super::netlink::Netlink;
+use super::others::kept;
 use super::plan::{Plan, plan};
 use super::state::{Kind, State};
 use super::wanted::Wanted;
 use super::{dhcp, edit, open_vswitch, script, stanza};
 use crate::{Context, Error, Result, bail, error::ResultExt, file};
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -42,7 +43,7 @@ struct Journal {
     new_text: String,
     /// Whether `interfaces.new` was there.
     had_pending: bool,
-    /// Until when (seconds since 1970) somebody has to confirm; `None` while changes are made.
+    /// Until when (seconds since the machine's start) somebody has to confirm; `None` while changes are made.
     deadline: Option<i64>,
 }
 
@@ -61,7 +62,8 @@ pub enum Pending {
 pub fn plan_now(ctx: &Context) -> Result<Plan> {
     let wanted = wanted(ctx, &edit::text(ctx)?)?;
     check_open_vswitch(&wanted)?;
-    Ok(plan(&in_force(ctx)?, &wanted, &actual(&Netlink::open()?)?))
+    let (before, actual) = (in_force(ctx)?, actual(&Netlink::open()?)?);
+    Ok(plan(&before, &kept(&before, &wanted, &actual), &actual))
 }
 
 /// Applies the waiting file, or the one in force again. With `confirm` seconds it goes back by itself unless confirmed.
@@ -80,7 +82,8 @@ pub fn apply(ctx: &Context, confirm: Option<u64>, log: &mut dyn FnMut(&str)) -> 
     let netlink = Netlink::open()?;
     let snapshot = actual(&netlink)?;
     let before = in_force(ctx)?;
-    let plan = plan(&before, &wanted, &snapshot);
+    let target = kept(&before, &wanted, &snapshot);
+    let plan = plan(&before, &target, &snapshot);
     plan.warnings.iter().for_each(|warning| log(&format!("warning: {warning}")));
     let guard = confirm.map(|_| guard_program()).transpose()?;
     let mut journal =
@@ -92,7 +95,7 @@ pub fn apply(ctx: &Context, confirm: Option<u64>, log: &mut dyn FnMut(&str)) -> 
         return write_in_force(ctx, &journal.wanted);
     }
     write_journal(ctx, &journal)?;
-    let done = put_in_force(ctx, &journal).and_then(|()| carry_out(&netlink, &journal, plan, log));
+    let done = put_in_force(ctx, &journal).and_then(|()| carry_out(&netlink, &journal, target, plan, log));
     if let Err(error) = done {
         log(&format!("{error}; going back to the former state"));
         let failures: Vec<Error> = go_back(ctx, &journal, log).err().into_iter().collect();
@@ -121,7 +124,8 @@ pub fn boot(ctx: &Context, log: &mut dyn FnMut(&str)) -> Result<()> {
     let mut started = Vec::new();
     for round in 0..ROUNDS {
         let before = if round == 0 { Wanted::default() } else { wanted.clone() };
-        let plan = plan(&before, &wanted, &actual(&netlink)?);
+        let actual = actual(&netlink)?;
+        let plan = plan(&before, &kept(&before, &wanted, &actual), &actual);
         plan.warnings.iter().filter(|_| round == 0).for_each(|warning| log(&format!("warning: {warning}")));
         if plan.changes.is_empty() {
             break;
@@ -211,8 +215,13 @@ fn recover_locked(ctx: &Context, log: &mut dyn FnMut(&str)) -> Result<()> {
 }
 
 fn wanted(ctx: &Context, text: &str) -> Result<Wanted> {
-    let wanted = read_wanted(ctx, text)?;
-    check_rules(ctx, text)?;
+    let sections = stanza::read(ctx, &edit::current_file(ctx), text)?;
+    let wanted = Wanted::of(&sections)?;
+    // PVE's words name an interface; its section has a line.
+    check_rules(ctx, text).map_err(|error| match sections.place_of(error.message()) {
+        Some(place) => error.context(place),
+        None => error,
+    })?;
     Ok(wanted)
 }
 
@@ -257,22 +266,42 @@ fn actual(netlink: &Netlink) -> Result<State> {
 
 fn put_in_force(ctx: &Context, journal: &Journal) -> Result<()> {
     if journal.had_pending {
+        let _lock = file::lock_file(ctx, &edit::current_file(ctx))?;
         file::replace(&edit::current_file(ctx), journal.new_text.as_bytes(), 0o644)?;
-        std::fs::remove_file(edit::pending_file(ctx))?;
+        // Somebody may have edited it since it was read; that waits for the next time.
+        if file::read_or_empty(&edit::pending_file(ctx))? == journal.new_text {
+            std::fs::remove_file(edit::pending_file(ctx))?;
+        }
     }
     Ok(())
 }
 
 /// Carries out the plan, asks the kernel, and does what is still missing. What is missing after that is a failure.
-fn carry_out(netlink: &Netlink, journal: &Journal, mut plan: Plan, log: &mut dyn FnMut(&str)) -> Result<()> {
+fn carry_out(
+    netlink: &Netlink,
+    journal: &Journal,
+    mut target: Wanted,
+    mut plan: Plan,
+    log: &mut dyn FnMut(&str),
+) -> Result<()> {
     let asking = asking(&plan);
-    for _ in 0..ROUNDS {
+    // What is not of the file is no reason to go back.
+    let is_of_others =
+        |change: &Change| matches!(change, Change::AddRoute(route) if !journal.wanted.state.routes.contains(route));
+    for round in 0..ROUNDS {
         for change in &plan.changes {
             log(&change.to_string());
-            execute(netlink, change, log).map_err(|error| error.context(change.to_string()))?;
+            match execute(netlink, change, log) {
+                Err(error) if is_of_others(change) => log(&format!("warning: {change}: {error}")),
+                done => done.map_err(|error| error.context(change.to_string()))?,
+            }
         }
-        plan = self::plan(&journal.wanted, &journal.wanted, &actual(netlink)?);
-        plan.changes.retain(|change| !matches!(change, Change::Command { .. }));
+        let actual = actual(netlink)?;
+        // Commands have just set more.
+        target = kept(&journal.wanted, &target, &actual);
+        plan = self::plan(&journal.wanted, &target, &actual);
+        plan.changes
+            .retain(|change| !matches!(change, Change::Command { .. }) && (round == 0 || !is_of_others(change)));
         if plan.changes.is_empty() {
             return dhcp::await_leases(netlink, asking, log);
         }
@@ -307,6 +336,7 @@ fn execute(netlink: &Netlink, change: &Change, log: &mut dyn FnMut(&str)) -> Res
 /// Restores files and, in the same boot, the kernel's state.
 fn go_back(ctx: &Context, journal: &Journal, log: &mut dyn FnMut(&str)) -> Result<()> {
     if journal.had_pending {
+        let _lock = file::lock_file(ctx, &edit::current_file(ctx))?;
         if !edit::pending_file(ctx).exists() {
             file::replace(&edit::pending_file(ctx), journal.new_text.as_bytes(), 0o644)?;
         }
@@ -316,8 +346,7 @@ fn go_back(ctx: &Context, journal: &Journal, log: &mut dyn FnMut(&str)) -> Resul
     if journal.boot == boot_id() {
         let netlink = Netlink::open()?;
         let former = former(journal);
-        // The commands of neither file are run on the way back.
-        let present = Wanted { commands: BTreeMap::new(), ..journal.wanted.clone() };
+        let present = present(journal);
         let mut failures: Vec<Error> = Vec::new();
         for _ in 0..ROUNDS {
             let plan = plan(&present, &former, &actual(&netlink)?);
@@ -325,7 +354,10 @@ fn go_back(ctx: &Context, journal: &Journal, log: &mut dyn FnMut(&str)) -> Resul
                 break;
             }
             failures.clear();
-            for change in &plan.changes {
+            // The network first: a command may take its time.
+            let (commands, changes): (Vec<_>, Vec<_>) =
+                plan.changes.iter().partition(|change| matches!(change, Change::Command { .. }));
+            for change in changes.into_iter().chain(commands) {
                 log(&format!("back: {change}"));
                 // The next round tries what has failed again.
                 failures.extend(execute(&netlink, change, log).err().map(|error| error.context(change.to_string())));
@@ -337,6 +369,15 @@ fn go_back(ctx: &Context, journal: &Journal, log: &mut dyn FnMut(&str)) -> Resul
         }
     }
     remove_journal(ctx)
+}
+
+/// What is left behind on the way back. Commands of links that stay are those of the former file, as they have run before;
+/// what is made or removed again runs its own.
+fn present(journal: &Journal) -> Wanted {
+    let mut present = journal.wanted.clone();
+    present.commands.retain(|name, _| !journal.before.state.links.contains_key(name));
+    present.commands.extend(journal.before.commands.clone());
+    present
 }
 
 /// What the kernel had, as far as the change may have touched it: the links of both files, what stands on them and what
@@ -362,8 +403,8 @@ fn former(journal: &Journal) -> Wanted {
             link.mac = None;
         }
     }
-    let (dhcp, open_vswitch) = (journal.before.dhcp.clone(), journal.before.open_vswitch.clone());
-    Wanted { state, dhcp, open_vswitch, ..Wanted::default() }
+    let Wanted { commands, dhcp, open_vswitch, .. } = journal.before.clone();
+    Wanted { state, commands, dhcp, open_vswitch }
 }
 
 /// What was applied last in this boot; before the first time, what the file in force says: somebody else has applied it.
@@ -433,9 +474,9 @@ fn lock(ctx: &Context) -> Result<OwnedFd> {
     file::lock_file(ctx, Path::new("network-change"))
 }
 
+/// Seconds since the machine's start: the time of day may jump as soon as the network is there.
 fn now() -> i64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    since.map_or(0, |since| since.as_secs() as i64)
+    rustix::time::clock_gettime(rustix::time::ClockId::Boottime).tv_sec
 }
 
 fn boot_id() -> String {

@@ -5,6 +5,7 @@
 
 use super::interfaces::BOND_MODES;
 use super::netlink::PortVlans;
+use super::others::reaches;
 use super::stanza::{Sections, Stanza};
 use super::state::{Bond, Bridge, Kind, Link, Net, Route, State, Vxlan};
 use super::{is_link_name, open_vswitch};
@@ -55,7 +56,9 @@ impl Wanted {
     pub fn of(sections: &Sections) -> Result<Self> {
         let mut wanted = Wanted::default();
         let mut by_name: BTreeMap<&str, Vec<&Stanza>> = BTreeMap::new();
-        for stanza in &sections.stanzas {
+        // An alias that is not brought up adds nothing to its link.
+        let counts = |stanza: &&Stanza| !stanza.name.contains(':') || sections.auto.contains(&stanza.name);
+        for stanza in sections.stanzas.iter().filter(counts) {
             by_name.entry(stanza.name.split(':').next().unwrap_or_default()).or_default().push(stanza);
         }
         let mut open: Vec<(String, String)> = sections
@@ -79,7 +82,13 @@ impl Wanted {
         }
         wanted.settle_controllers();
         wanted.complete_mtu();
-        wanted.refuse_contradictions()?;
+        // The first section of a link that says such a thing.
+        let place = |name: &str, option: &str| {
+            let stanzas = by_name.get(name).map(Vec::as_slice).unwrap_or_default();
+            let says = |stanza: &&&Stanza| stanza.options.iter().any(|(key, _)| key == option);
+            stanzas.iter().find(says).or(stanzas.first()).map(|stanza| stanza.place.clone()).unwrap_or_default()
+        };
+        wanted.refuse_contradictions(&place)?;
         Ok(wanted)
     }
 
@@ -119,35 +128,35 @@ impl Wanted {
         }
     }
 
-    fn refuse_contradictions(&self) -> Result<()> {
+    fn refuse_contradictions(&self, place: &dyn Fn(&str, &str) -> String) -> Result<()> {
         let mut owner: BTreeMap<IpAddr, &str> = BTreeMap::new();
         for (name, link) in &self.state.links {
             for net in link.addresses.iter().flatten() {
                 if let Some(other) = owner.insert(net.address, name)
                     && other != name
                 {
-                    return Err(Error::new(format!("address {} is on '{other}' and on '{name}'", net.address)));
+                    let what = format!("address {} is on '{other}' and on '{name}'", net.address);
+                    return Err(Error::new(what).context(place(name, "address")));
                 }
             }
         }
         for route in &self.state.routes {
             let Some(via) = route.via else { continue };
-            let nets = self.state.links.get(&route.link).and_then(|link| link.addresses.as_ref());
-            let is_link_local = matches!(via, IpAddr::V6(via) if via.segments()[0] & 0xffc0 == 0xfe80);
-            let reachable = nets.into_iter().flatten().any(|net| net.contains(via) && net.address != via);
-            if !reachable && !is_link_local && !self.dhcp.contains_key(&route.link) {
-                return Err(Error::new(format!("gateway {via} of '{}' is not in its network", route.link)));
+            let reachable = self.state.links.get(&route.link).is_some_and(|link| reaches(link, via));
+            if !reachable && !route.onlink && !self.dhcp.contains_key(&route.link) {
+                let what = format!("gateway {via} of '{}' is not in its network", route.link);
+                return Err(Error::new(what).context(place(&route.link, "gateway")));
             }
         }
-        let defaults = |six: bool| self.state.routes.iter().filter(move |route| route.to.address.is_ipv6() == six);
+        let defaults = |six: bool| {
+            self.state.routes.iter().filter(move |route| route.is_default() && route.to.address.is_ipv6() == six)
+        };
         for six in [false, true] {
             let links: BTreeSet<&str> = defaults(six).map(|route| route.link.as_str()).collect();
             if links.len() > 1 {
                 let links: Vec<&str> = links.into_iter().collect();
-                return Err(Error::new(format!(
-                    "there is more than one default gateway: on '{}'",
-                    links.join("' and '")
-                )));
+                let what = format!("there is more than one default gateway: on '{}'", links.join("' and '"));
+                return Err(Error::new(what).context(place(links[1], "gateway")));
             }
         }
         Ok(())
@@ -355,9 +364,7 @@ impl Interface<'_> {
 
     fn addresses(&self) -> Result<BTreeSet<Net>> {
         let mut found = BTreeSet::new();
-        for stanza in
-            self.stanzas.iter().filter(|stanza| !matches!(stanza.method.as_str(), "manual" | "dhcp" | "loopback"))
-        {
+        for stanza in self.stanzas.iter().filter(|stanza| stanza.method != "dhcp") {
             let first_mask = stanza.options.iter().find(|(key, _)| key == "netmask").map(|(_, mask)| mask.as_str());
             for (at, (_, text)) in stanza.options.iter().enumerate().filter(|(_, (key, _))| key == "address") {
                 // Its own mask stands behind it, before the next address.
@@ -380,13 +387,32 @@ impl Interface<'_> {
         Ok(found)
     }
 
+    /// Whether the link has addresses of this family, and each of them stands for itself. Then the gateway's address is of
+    /// another network, as with many who rent out machines.
+    fn is_alone(&self, wanted: &Wanted, via: IpAddr) -> bool {
+        let nets = wanted.state.links.get(self.name).and_then(|link| link.addresses.as_ref());
+        let mut nets = nets.into_iter().flatten().filter(|net| net.address.is_ipv4() == via.is_ipv4()).peekable();
+        let longest = if via.is_ipv4() { 32 } else { 128 };
+        nets.peek().is_some() && nets.all(|net| net.prefix == longest && net.address != via)
+    }
+
     fn gateways(&self, wanted: &mut Wanted) -> Result<()> {
+        let mut peers = Vec::new();
+        for (key, text) in self.options().filter(|(key, _)| *key == "pointopoint") {
+            let peer = text.split('/').next().and_then(|peer| peer.parse().ok());
+            let peer: IpAddr = peer.ok_or_else(|| self.wrong(&format!("{key} '{text}' is no address")))?;
+            let to = Net { address: peer, prefix: if peer.is_ipv4() { 32 } else { 128 } };
+            let link = self.name.to_owned();
+            wanted.state.routes.insert(Route { to, via: None, link, metric: None, onlink: false });
+            peers.push(peer);
+        }
         for (key, text) in self.options().filter(|(key, _)| *key == "gateway") {
             let via: IpAddr = text.parse().map_err(|_| self.wrong(&format!("{key} '{text}' is no address")))?;
             let any = if via.is_ipv4() { IpAddr::from([0u8; 4]) } else { IpAddr::from([0u16; 8]) };
             let metric = self.number("metric")?;
             let to = Net { address: any, prefix: 0 };
-            wanted.state.routes.insert(Route { to, via: Some(via), link: self.name.to_owned(), metric });
+            let onlink = self.is_alone(wanted, via) || peers.contains(&via);
+            wanted.state.routes.insert(Route { to, via: Some(via), link: self.name.to_owned(), metric, onlink });
         }
         Ok(())
     }
@@ -496,6 +522,7 @@ fn parse_net(text: &str, mask: Option<&str>) -> Option<Net> {
             }
         }
         Some(mask) => match mask.parse::<std::net::Ipv4Addr>() {
+            Ok(mask) if u32::from(mask).leading_ones() + u32::from(mask).trailing_zeros() < 32 => return None,
             Ok(mask) => u32::from(mask).leading_ones() as u8,
             Err(_) => mask.parse().ok()?,
         },

@@ -9,7 +9,9 @@ use netlink_packet_route::link::{
     InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, VlanProtocol,
 };
 use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage};
-use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteType};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteType,
+};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -293,7 +295,8 @@ fn route(message: &RouteMessage, names: &BTreeMap<u32, String>) -> Option<Route>
             _ => {}
         }
     }
-    Some(Route { to: Net { address: to, prefix: header.destination_prefix_length }, via, link: link?, metric })
+    let to = Net { address: to, prefix: header.destination_prefix_length };
+    Some(Route { to, via, link: link?, metric, onlink: header.flags.contains(RouteFlags::Onlink) })
 }
 
 fn ip(address: &RouteAddress) -> Option<IpAddr> {

@@ -14,7 +14,7 @@ use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use std::net::IpAddr;
@@ -224,6 +224,9 @@ fn route(route: &Route) -> Result<RouteMessage> {
     message.header.protocol = RouteProtocol::Boot;
     message.header.kind = RouteType::Unicast;
     message.header.scope = if route.via.is_some() { RouteScope::Universe } else { RouteScope::Link };
+    if route.onlink {
+        message.header.flags = RouteFlags::Onlink;
+    }
     if !route.is_default() {
         message.attributes.push(RouteAttribute::Destination(RouteAddress::from(route.to.address)));
     }
