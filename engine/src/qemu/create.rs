@@ -3,7 +3,7 @@
 use super::command_line::pin_for_windows;
 use super::config::{Drive, Machine, Properties, Slot, Vm, default_devices, print_order};
 use super::disks::Made;
-use super::request::Settings;
+use super::request::{Settings, check_product};
 use super::{cloudinit, recovery};
 use crate::config::guest::{GuestConfig, GuestKind, Part};
 use crate::{Context, Result, Task, Vmid, access, guest};
@@ -70,6 +70,7 @@ fn build(task: &Task, new: &Create, made: &mut Made) -> Result<GuestConfig> {
         if drive.is_cloudinit() {
             cloudinit::refuse_second(slot, &[&new.settings])?;
         }
+        check_product(task.ctx, &drive)?;
         let drive = made.realise(new.vmid, drive, new.storage.as_deref(), &mut |line| task.log(line))?;
         config.current.set(slot.to_string(), drive.to_string());
     }

@@ -6,45 +6,62 @@
 use super::config::{Drive, Slot};
 use super::{cloudinit, edit, firmware_keys};
 use crate::config::guest::{GuestConfig, GuestKind};
-use crate::{Context, Result, Vmid, guest, storage};
+use crate::{Context, Error, Result, Vmid, guest, storage};
 use serde_json::json;
+use std::collections::BTreeMap;
 
 /// Lets all waiting changes of a stopped VM take effect.
 pub fn apply_stopped(ctx: &Context, vmid: Vmid, warn: &mut dyn FnMut(&str)) -> Result<()> {
     if guest::load(ctx, GuestKind::Qemu, vmid)?.pending.is_empty() {
         return Ok(());
     }
-    let volumes = guest::update(ctx, GuestKind::Qemu, vmid, |config| apply_all(ctx, vmid, config, warn))?;
-    free_all(ctx, volumes, warn);
+    let done = guest::update(ctx, GuestKind::Qemu, vmid, |config| apply_all(ctx, vmid, config, warn))?;
+    free_all(ctx, done.volumes, warn);
     Ok(())
 }
 
-/// Applies all pending changes to a configuration; gives back volumes to remove.
-pub fn apply_all(
-    ctx: &Context,
-    vmid: Vmid,
-    config: &mut GuestConfig,
-    warn: &mut dyn FnMut(&str),
-) -> Result<Vec<storage::VolumeId>> {
-    let mut volumes = Vec::new();
+/// What became of changes that waited.
+#[derive(Debug, Default)]
+pub struct Applied {
+    /// Errors by option; these go on waiting.
+    pub errors: BTreeMap<String, String>,
+    /// Volumes that are to be removed.
+    pub volumes: Vec<storage::VolumeId>,
+}
+
+impl Applied {
+    fn refuse(&mut self, key: &str, error: &Error, warn: &mut dyn FnMut(&str)) {
+        let text = format!("unable to apply pending change {key} : {error}");
+        warn(&text);
+        self.errors.insert(key.to_owned(), text);
+    }
+}
+
+/// Applies all pending changes to a configuration.
+pub fn apply_all(ctx: &Context, vmid: Vmid, config: &mut GuestConfig, warn: &mut dyn FnMut(&str)) -> Result<Applied> {
+    let mut done = Applied::default();
     for (key, forced) in config.pending.delete.clone() {
-        if let Some(volume) = detach(ctx, vmid, config, &key, None, forced, warn)? {
-            volumes.push(volume);
+        match detach(ctx, vmid, config, &key, None, forced, warn) {
+            Ok(volume) => {
+                done.volumes.extend(volume);
+                edit::commit_delete(config, &key);
+            }
+            Err(error) => done.refuse(&key, &error, warn),
         }
-        edit::commit_delete(config, &key);
     }
     for key in edit::pending_keys(config) {
-        if let Err(error) = firmware_keys::follow(ctx, config, &key) {
-            warn(&format!("unable to apply pending change {key} : {error}"));
-            continue;
+        let outcome = firmware_keys::follow(ctx, config, &key).and_then(|()| {
+            let new = config.pending.part.get(&key).map(str::to_owned);
+            detach(ctx, vmid, config, &key, new.as_deref(), false, warn)
+        });
+        match outcome {
+            Ok(_) => edit::commit(config, &key),
+            Err(error) => done.refuse(&key, &error, warn),
         }
-        let new = config.pending.part.get(&key).map(str::to_owned);
-        detach(ctx, vmid, config, &key, new.as_deref(), false, warn)?;
-        edit::commit(config, &key);
     }
     edit::drop_used(vmid, config)?;
     cloudinit::changes::tidy(vmid, config)?;
-    Ok(volumes)
+    Ok(done)
 }
 
 /// When a drive is taken off: its volume becomes unused, or is to be removed when that was asked for.
@@ -132,7 +149,7 @@ mod tests {
                     scsi0: local:100/vm-100-disk-0.raw,cache=none,size=1G\nscsi1: local:100/vm-100-disk-2.raw\n";
         let mut config = GuestConfig::parse(GuestKind::Qemu, text);
         let vmid = "100".parse().unwrap();
-        let volumes = apply_all(&ctx, vmid, &mut config, &mut |text| panic!("{text}")).unwrap();
+        let volumes = apply_all(&ctx, vmid, &mut config, &mut |text| panic!("{text}")).unwrap().volumes;
         assert!(volumes.is_empty() && config.pending.is_empty());
         assert_eq!(config.current.get("scsi0"), Some("local:100/vm-100-disk-0.raw,cache=none,size=1G"));
         assert_eq!(config.current.get("unused0"), Some("local:100/vm-100-disk-1.raw"));
@@ -154,7 +171,7 @@ mod tests {
         let text = "scsi0: local:100/vm-100-disk-0.raw\nscsi1: local:100/vm-100-disk-1.raw\n\n[PENDING]\ndelete: !scsi0,scsi1\n";
         let mut config = GuestConfig::parse(GuestKind::Qemu, text);
         let vmid = "100".parse().unwrap();
-        let volumes = apply_all(&ctx, vmid, &mut config, &mut |text| panic!("{text}")).unwrap();
+        let volumes = apply_all(&ctx, vmid, &mut config, &mut |text| panic!("{text}")).unwrap().volumes;
         assert_eq!(volumes.iter().map(ToString::to_string).collect::<Vec<_>>(), ["local:100/vm-100-disk-0.raw"]);
         assert_eq!(
             config.current.options.into_iter().collect::<Vec<_>>(),

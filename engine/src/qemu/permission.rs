@@ -19,11 +19,23 @@ pub struct Subject<'a> {
 
 /// The privilege that each option needs. Those that are not listed are for root only.
 const PRIVILEGES: [(&str, &[&str]); 8] = [
-    ("VM.Config.CPU", &["cores", "cpu", "cpulimit", "cpuunits", "numa", "smp", "sockets", "vcpus"]),
+    ("VM.Config.CPU", &["cores", "cpu", "cpulimit", "cpuunits", "numa", "runningcpu", "smp", "sockets", "vcpus"]),
     ("VM.Config.Memory", &["memory", "balloon", "shares", "allow-ksm"]),
     (
         "VM.Config.HWType",
-        &["acpi", "hotplug", "kvm", "machine", "scsihw", "smbios1", "tablet", "vga", "watchdog", "audio0"],
+        &[
+            "acpi",
+            "hotplug",
+            "kvm",
+            "machine",
+            "runningmachine",
+            "scsihw",
+            "smbios1",
+            "tablet",
+            "vga",
+            "watchdog",
+            "audio0",
+        ],
     ),
     (
         "VM.Config.Options",
@@ -49,7 +61,7 @@ const PRIVILEGES: [(&str, &[&str]); 8] = [
     ),
     ("VM.PowerMgmt", &["freeze"]),
     ("VM.Config.Disk", &["boot", "bootdisk", "vmstatestorage"]),
-    ("VM.Config.Network", &[]),
+    ("VM.Config.Network", &["running-nets-host-mtu"]),
     (
         "VM.Config.Cloudinit",
         &["cicustom", "cipassword", "citype", "ciuser", "ciupgrade", "nameserver", "searchdomain", "sshkeys"],

@@ -42,12 +42,19 @@ pub fn settings(call: &Call, not_options: &[&str]) -> Result<Settings> {
 pub fn hash_password(settings: &mut Settings, ostype: Option<&str>) -> Result<()> {
     let windows = super::config::windows_version(ostype.unwrap_or_default()) > 0;
     if let Some(password) = settings.get_mut("cipassword").filter(|password| !windows && !password.is_empty()) {
-        let is_hash = ["$1$", "$5$", "$6$", "$2a$", "$2y$"].iter().any(|kind| password.starts_with(kind));
-        if !is_hash {
+        if !is_hash(password) {
             *password = access::hash_password(password)?;
         }
     }
     Ok(())
+}
+
+/// `$KIND$…$…`: whether a password is the hash of one, as cloud-init decides it.
+fn is_hash(password: &str) -> bool {
+    let kinds = ["$1$", "$5$", "$6$", "$2a$", "$2y$"];
+    let rest = kinds.iter().find_map(|kind| password.strip_prefix(kind)).unwrap_or_default();
+    let mut chars = rest.chars();
+    chars.next().is_some() && chars.as_str().split_once('$').is_some_and(|(_, hash)| !hash.is_empty())
 }
 
 fn is_net(key: &str) -> bool {
@@ -79,6 +86,28 @@ fn normalise_drive(ctx: &Context, slot: Slot, text: &str) -> Result<Drive> {
         return Err(Error::parameter(&slot.to_string(), "explicit 'media=cdrom' is required for iso images"));
     }
     Ok(drive)
+}
+
+/// What the guest is told of a disk's maker can only be said of disks that QEMU makes itself.
+/// (PVE: API2/Qemu.pm, assert_scsi_feature_compatibility)
+pub fn check_product(ctx: &Context, drive: &Drive) -> Result<()> {
+    let is_passed = drive.slot.bus == Bus::Scsi
+        && drive.file.starts_with('/')
+        && !drive.is_cdrom()
+        && match ctx.host.scsi_type(&drive.file) {
+            Some(0) => drive.options.is_on("scsiblock"),
+            kind => kind == Some(1),
+        };
+    match ["product", "vendor"].into_iter().find(|key| is_passed && drive.options.text(key).is_some()) {
+        None => Ok(()),
+        Some(key) => Err(Error::parameter(
+            &drive.slot.to_string(),
+            format!(
+                "Passing of {key} information is only supported for 'scsi-hd' and 'scsi-cd' devices (e.g. not \
+                 pass-through)."
+            ),
+        )),
+    }
 }
 
 /// An import needs a storage, and for the state of firmware and TPM what kind it is.
@@ -125,6 +154,25 @@ mod tests {
         let mut settings = Settings::from([("cdrom".to_owned(), "none".to_owned())]);
         resolve_cdrom(&mut settings);
         assert_eq!(settings["ide2"], "none,media=cdrom");
+    }
+
+    #[test]
+    fn makers_are_told_of_own_disks_only() {
+        let root = tempfile::tempdir().unwrap();
+        let facts = serde_json::json!({"qemu_version": "10.1.2"}).as_object().unwrap().clone();
+        let mut ctx = Context::for_test(root.path());
+        ctx.host = crate::Host::with_overrides(facts).into();
+        let check = |key: &str, text: &str| check_product(&ctx, &Drive::parse(key.parse().unwrap(), text).unwrap());
+        let refused = check("scsi0", "/dev/sdb,scsiblock=1,vendor=ab").unwrap_err().to_string();
+        assert!(refused.contains("Passing of vendor information is only supported for 'scsi-hd' and"), "{refused}");
+        assert!(check("scsi0", "/dev/sdb,vendor=ab").is_ok());
+        assert!(check("scsi0", "local:100/a.raw,product=ab,vendor=ab").is_ok());
+    }
+
+    #[test]
+    fn passwords_that_begin_like_a_hash_are_hashed() {
+        assert!(is_hash("$5$salt$hash") && is_hash("$6$rounds=9$a$b") && is_hash("$2y$10$x"));
+        assert!(!["$5$", "$5$salt", "$5$salt$", "$5$$", "$3$a$b", "a$5$b$c", ""].iter().any(|text| is_hash(text)));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use super::create::{check_vga, pinned};
 use super::destroy::check_protection;
 use super::disks::Made;
 use super::permission::Subject;
-use super::request::Settings;
+use super::request::{Settings, check_product};
 use super::{cloudinit, edit, hotplug, pending, status};
 use crate::config::guest::{GuestConfig, GuestKind};
 use crate::guest::input;
@@ -63,10 +63,12 @@ impl Update {
             let checked = input::check_hookscript(call.ctx, script);
             checked.map_err(|error| Error::parameter("hookscript", error.message()))?;
         }
-        let config = update.load(call.ctx, vmid)?;
+        let config = guest::load(call.ctx, GuestKind::Qemu, vmid)?;
         let ostype = update.settings.get("ostype").cloned().or_else(|| config.current.get("ostype").map(str::to_owned));
         super::request::hash_password(&mut update.settings, ostype.as_deref())?;
+        // Who may not change it need not know why it cannot be changed now.
         update.check_rights(call.ctx, vmid, &config)?;
+        update.check_state(&config)?;
         update.check_memory(vmid, &config)?;
         Ok(update)
     }
@@ -95,12 +97,6 @@ impl Update {
         Ok(())
     }
 
-    fn load(&self, ctx: &Context, vmid: Vmid) -> Result<GuestConfig> {
-        let config = guest::load(ctx, GuestKind::Qemu, vmid)?;
-        self.check_state(&config)?;
-        Ok(config)
-    }
-
     fn check_state(&self, config: &GuestConfig) -> Result<()> {
         if self.digest.as_ref().is_some_and(|seen| !seen.is_empty() && *seen != config.digest) {
             crate::bail!("checksum mismatch (file change by other user?)");
@@ -124,10 +120,24 @@ impl Update {
                 subject.check_storage(&Drive::parse_request(slot, value)?, None)?;
             }
         }
+        for key in self.delete.iter().filter(|_| self.force) {
+            self.check_removal(ctx, vmid, config, key)?;
+        }
         if let Some(storage) = self.settings.get("vmstatestorage") {
             access::check(ctx, &format!("/storage/{storage}"), &["Datastore.AllocateSpace"])?;
         }
         Ok(())
+    }
+
+    /// Data may be removed by those only who may make it. (PVE: API2/Qemu.pm, try_deallocate_drive)
+    fn check_removal(&self, ctx: &Context, vmid: Vmid, config: &GuestConfig, key: &str) -> Result<()> {
+        let text = config.current.get(key).or_else(|| config.pending.part.get(key));
+        let Some((slot, text)) = Slot::of_key(key).zip(text) else { return Ok(()) };
+        let volume = edit::owned_candidate(slot, text)?.and_then(|drive| drive.volume());
+        match volume.filter(|volume| storage::describe(ctx, volume).is_ok_and(|found| found.vmid == Some(vmid))) {
+            Some(volume) => access::check(ctx, &format!("/storage/{}", volume.storage), &["Datastore.AllocateSpace"]),
+            None => Ok(()),
+        }
     }
 
     fn check_memory(&self, vmid: Vmid, config: &GuestConfig) -> Result<()> {
@@ -172,9 +182,8 @@ fn describe(call: &Call) -> String {
 
 /// Whether a name is an option of VMs.
 fn is_option(key: &str) -> bool {
-    let update = contract::method(Verb::Put, "/nodes/{node}/qemu/{vmid}/config");
-    let is_declared = update.is_some_and(|method| method.parameter(key).is_some());
-    !MANNER.contains(&key) && !WISHES.contains(&key) && (is_declared || ["lock", "vmstate"].contains(&key))
+    let config = contract::method(Verb::Get, "/nodes/{node}/qemu/{vmid}/config");
+    key != "digest" && config.is_some_and(|method| method.returned(key).is_some())
 }
 
 /// Carries a change out: new volumes first, then the configuration in one step, then volumes that are not needed.
@@ -185,14 +194,14 @@ pub fn apply(ctx: &Context, vmid: Vmid, update: &Update, log: &mut dyn FnMut(&st
         guest::update(ctx, GuestKind::Qemu, vmid, |config| {
             update.check_state(config)?;
             let mut volumes = enter(ctx, vmid, update, &drives, config, log)?;
-            let mut errors = BTreeMap::new();
-            if status::is_running(ctx, vmid) {
+            let (errors, freed) = if status::is_running(ctx, vmid) {
                 let done = hotplug::apply(ctx, vmid, config, &update.modified(), log)?;
-                errors = done.errors;
-                volumes.extend(done.volumes);
+                (done.errors, done.volumes)
             } else {
-                volumes.extend(pending::apply_all(ctx, vmid, config, log)?);
-            }
+                let done = pending::apply_all(ctx, vmid, config, log)?;
+                (done.errors, done.volumes)
+            };
+            volumes.extend(freed);
             Ok((volumes, errors))
         })
     });
@@ -225,6 +234,7 @@ fn realise_drives(
             cloudinit::refuse_second(slot, &[&config.current.options, &config.pending.part.options, &drives])?;
         }
         check_tpm_version(config.current.get(key), &drive)?;
+        check_product(ctx, &drive)?;
         let drive = made.realise(vmid, drive, None, log)?;
         drives.insert(key.clone(), drive.to_string());
     }
@@ -364,8 +374,8 @@ fn enter_delete(
 /// Removing an unused volume from the configuration removes its data, if it is the VM's own.
 fn delete_unused(ctx: &Context, vmid: Vmid, config: &mut GuestConfig, key: &str) -> Result<Option<storage::VolumeId>> {
     let text = config.current.get(key).unwrap_or_default().to_owned();
-    check_protection(config, &format!("can't remove unused disk '{text}'"))?;
     let file = Properties::parse("~qm-unused", key, &text)?.text("file").unwrap_or_default();
+    check_protection(config, &format!("can't remove unused disk '{file}'"))?;
     let volume: storage::VolumeId = file.parse().map_err(Error::new)?;
     let is_ours = storage::describe(ctx, &volume).is_ok_and(|found| found.vmid == Some(vmid));
     if is_ours {

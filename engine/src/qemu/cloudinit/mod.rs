@@ -43,7 +43,7 @@ pub fn dump(ctx: &Context, vmid: Vmid, part: &Part, section: Section, mask: bool
         Section::User => Ok(text::user(&vm, mask)),
         Section::Network => network(),
         // The instance does not tell the password, but depends on it.
-        Section::Meta => Ok(text::meta(&vm, &text::user(&vm, false), &network()?)),
+        Section::Meta => Ok(text::meta(&vm, text::user(&vm, false).as_bytes(), network()?.as_bytes())),
     }
 }
 
@@ -54,25 +54,25 @@ fn resolver(ctx: &Context) -> Result<Resolver> {
 }
 
 /// The files on the disc, and its label.
-fn files(ctx: &Context, vmid: Vmid, part: &Part) -> Result<(Vec<(&'static str, String)>, &'static str)> {
+fn files(ctx: &Context, vmid: Vmid, part: &Part) -> Result<(Vec<(&'static str, Vec<u8>)>, &'static str)> {
     let vm = Vm::new(vmid, part);
     let kind = text::kind(&vm);
     if kind == Kind::OpenNebula {
-        return Ok((vec![("context.sh", text::context(part, &vm, &resolver(ctx)?)?)], "CONTEXT"));
+        return Ok((vec![("context.sh", text::context(part, &vm, &resolver(ctx)?)?.into_bytes())], "CONTEXT"));
     }
     let own = vm.properties("pve-qm-cicustom", "cicustom")?.unwrap_or_default();
     let custom = |key: &str| snippet(ctx, &own, key);
     let user = match custom("user")? {
         Some(text) => text,
-        None => dump(ctx, vmid, part, Section::User, false)?,
+        None => dump(ctx, vmid, part, Section::User, false)?.into_bytes(),
     };
     let network = match custom("network")? {
         Some(text) => text,
-        None => dump(ctx, vmid, part, Section::Network, false)?,
+        None => dump(ctx, vmid, part, Section::Network, false)?.into_bytes(),
     };
     let meta = match custom("meta")? {
         Some(text) => text,
-        None => text::meta(&vm, &user, &network),
+        None => text::meta(&vm, &user, &network).into_bytes(),
     };
     let vendor = custom("vendor")?.unwrap_or_default();
     if user.len() + network.len() + meta.len() + vendor.len() > LONGEST {
@@ -99,15 +99,15 @@ fn files(ctx: &Context, vmid: Vmid, part: &Part) -> Result<(Vec<(&'static str, S
     })
 }
 
-/// A file of the administrator instead of a generated one.
-fn snippet(ctx: &Context, own: &Properties, key: &str) -> Result<Option<String>> {
+/// A file of the administrator instead of a generated one. It need not be text: cloud-init takes compressed files.
+fn snippet(ctx: &Context, own: &Properties, key: &str) -> Result<Option<Vec<u8>>> {
     let Some(volume) = own.text(key) else { return Ok(None) };
     let id: VolumeId = volume.parse().map_err(Error::new)?;
     if storage::describe(ctx, &id)?.content != Content::Snippets {
         crate::bail!("{volume} is not in the snippets directory");
     }
     let path = storage::path(ctx, &id)?;
-    std::fs::read_to_string(&path).map(Some).context(|| format!("unable to read '{}'", path.display()))
+    std::fs::read(&path).map(Some).context(|| format!("unable to read '{}'", path.display()))
 }
 
 /// The VM's cloud-init drive, if it has one.
@@ -166,7 +166,7 @@ pub fn write(ctx: &Context, vmid: Vmid, config: &GuestConfig, in_drive: bool, lo
     outcome
 }
 
-fn burn(directory: &Path, image: &Path, files: &[(&str, String)], label: &str) -> Result<()> {
+fn burn(directory: &Path, image: &Path, files: &[(&str, Vec<u8>)], label: &str) -> Result<()> {
     use std::os::unix::fs::DirBuilderExt;
     let place = || directory.display().to_string();
     // What an interrupted run has left.

@@ -71,9 +71,10 @@ fn host_name(vm: &Vm) -> (String, String) {
     }
 }
 
+/// The keys as they were entered, blanks at their ends included: the instance depends on them.
 fn keys(vm: &Vm) -> Vec<String> {
     let text = percent_decode_str(vm.text("sshkeys").unwrap_or_default()).decode_utf8_lossy().into_owned();
-    text.lines().map(str::trim_end).filter(|line| !line.trim().is_empty()).map(str::to_owned).collect()
+    text.split('\n').filter(|line| !line.trim().is_empty()).map(str::to_owned).collect()
 }
 
 /// The user's part; with `mask` the password stays a secret.
@@ -116,7 +117,12 @@ fn addresses(part: &Part, vm: &Vm) -> Result<Vec<Addresses>> {
     for (number, net) in vm.nets()? {
         let key = format!("ipconfig{number}");
         let Some(text) = part.get(&key).filter(|text| !text.is_empty()) else { continue };
-        found.push(Addresses { number, net, ip: Properties::parse("pve-qm-ipconfig", &key, text)? });
+        let mut ip = Properties::parse("pve-qm-ipconfig", &key, text)?;
+        if ip.text("ip").is_none() && ip.text("ip6").is_none() {
+            ip.set("ip", "dhcp");
+            ip.set("ip6", "dhcp");
+        }
+        found.push(Addresses { number, net, ip });
     }
     // PVE sorts by name: net10 stands before net2.
     found.sort_by_key(|card| format!("net{}", card.number));
@@ -214,12 +220,12 @@ pub fn network_interfaces(part: &Part, vm: &Vm, host: &Resolver) -> Result<Strin
     Ok(text)
 }
 
-fn instance(user: &str, network: &str) -> String {
-    crate::types::hex(&Sha1::digest(format!("{user}{network}")))
+fn instance(user: &[u8], network: &[u8]) -> String {
+    crate::types::hex(&Sha1::digest([user, network].concat()))
 }
 
 /// The instance: it changes when what the guest is told changes, and then the guest does it all again.
-pub fn meta(vm: &Vm, user: &str, network: &str) -> String {
+pub fn meta(vm: &Vm, user: &[u8], network: &[u8]) -> String {
     let id = instance(user, network);
     match kind(vm) {
         Kind::ConfigDrive if vm.windows() > 0 => {
@@ -227,8 +233,8 @@ pub fn meta(vm: &Vm, user: &str, network: &str) -> String {
             if let Some(password) = vm.text("cipassword") {
                 meta["admin_pass"] = password.into();
             }
-            for (number, key) in keys(vm).into_iter().enumerate() {
-                meta["public_keys"][format!("key-{number}")] = key.into();
+            for (number, key) in keys(vm).iter().enumerate() {
+                meta["public_keys"][format!("key-{number}")] = key.trim_end().into();
             }
             meta.to_string()
         }
@@ -253,7 +259,10 @@ pub fn context(part: &Part, vm: &Vm, host: &Resolver) -> Result<String> {
         text += &format!("CRYPTED_PASSWORD_BASE64={}\n\n", openssl::base64::encode_block(password.as_bytes()));
     }
     if vm.text("sshkeys").is_some() {
-        text += &format!("SSH_PUBLIC_KEY=\"{}\"\n", quoted(&keys(vm).join("\n")));
+        text += &format!(
+            "SSH_PUBLIC_KEY=\"{}\"\n",
+            quoted(&keys(vm).iter().map(|key| key.trim()).collect::<Vec<_>>().join("\n"))
+        );
     }
     text += &format!("SET_HOSTNAME={}\n", quoted(&host_name(vm).0));
     let resolver = host.of(vm);
@@ -355,10 +364,20 @@ mod tests {
     }
 
     #[test]
+    fn an_entry_without_addresses_means_dhcp_and_keys_stay_as_entered() {
+        let text = "ipconfig0:  \nnet0: virtio=BC:24:11:00:00:01\nsshkeys: ssh-rsa%20AAAA%20%0D%0A\n";
+        let v1 = with(text, |part, vm| network_v1(part, vm, &Resolver::default())).unwrap();
+        assert!(v1.contains("      - type: dhcp4\n      - type: dhcp6\n"), "{v1}");
+        assert!(with(text, |_, vm| user(vm, true)).contains("  - ssh-rsa AAAA \r\n"));
+        let text = format!("ostype: win11\n{text}");
+        assert!(with(&text, |_, vm| meta(vm, b"u", b"n")).contains(r#""key-0":"ssh-rsa AAAA""#));
+    }
+
+    #[test]
     fn windows_has_its_own_way() {
         assert_eq!(with("ostype: win11\n", |_, vm| kind(vm)), Kind::ConfigDrive);
         assert_eq!(with("ostype: l26\n", |_, vm| kind(vm)), Kind::NoCloud);
-        let meta = with("ostype: win11\ncipassword: x\n", |_, vm| meta(vm, "u", "n"));
+        let meta = with("ostype: win11\ncipassword: x\n", |_, vm| meta(vm, b"u", b"n"));
         assert!(meta.contains(r#""admin_pass":"x""#), "{meta}");
     }
 }
