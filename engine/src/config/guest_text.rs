@@ -239,6 +239,13 @@ impl Part {
             self.raw.push((key.to_owned(), value.to_owned()));
             return Line::Done;
         }
+        if kind == GuestKind::Lxc
+            && let Some(value) = value_behind(line, "env:")
+        {
+            self.raw.retain(|(key, _)| key != VARIABLE);
+            self.raw.extend(value.split('\0').map(|variable| (VARIABLE.to_owned(), variable.to_owned())));
+            return Line::Done;
+        }
         if let Some(value) = value_behind(line, "description:") {
             self.description.get_or_insert_default().push_str(&decode(value));
             return Line::Done;

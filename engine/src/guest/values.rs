@@ -3,8 +3,9 @@
 //! Owns the checks by the contract's schema of `GET config`; the grammar of the file is [`crate::config::guest_text`].
 //! (PVE: qemu-server QemuServer.pm and pve-container LXC/Config.pm, check_type; write_vm_config, write_pct_config)
 
-use crate::config::guest::{GuestConfig, GuestKind, Part};
+use crate::config::guest::{GuestConfig, GuestKind, Part, number_of};
 use crate::config::guest_text::Section;
+use crate::lxc::volume::MountPoint;
 use crate::qemu::config::{Drive, Slot};
 use crate::{Error, Result};
 use contract::{Kind, Schema, Verb};
@@ -22,6 +23,11 @@ pub fn stored(
         // It only tells what the guest was told.
         (GuestKind::Qemu, Section::Special(name)) if name == "cloudinit" => return plain(value),
         (GuestKind::Qemu, _) if key == "args" => return plain(value),
+        // These only a snapshot has, and the interface does not tell of.
+        (GuestKind::Lxc, _) if key == "parent" => {
+            return contract::format::check("pve-configid", value).and_then(|()| plain(value));
+        }
+        (GuestKind::Lxc, _) if key == "snaptime" => return whole_number(value).and_then(|value| plain(&value)),
         (GuestKind::Qemu, Section::Special(_)) => {
             return match key {
                 "fleecing-images" => contract::format::check("pve-volume-id-list", value).and_then(|()| plain(value)),
@@ -51,23 +57,18 @@ fn schema(kind: GuestKind, key: &str) -> Option<&'static Schema> {
         GuestKind::Qemu => "/nodes/{node}/qemu/{vmid}/config",
         GuestKind::Lxc => "/nodes/{node}/lxc/{vmid}/config",
     };
-    // The answer tells the digest as well.
-    contract::method(Verb::Get, path)?.returned(key).filter(|_| key != "digest")
+    // The answer tells these as well.
+    contract::method(Verb::Get, path)?.returned(key).filter(|_| !matches!(key, "digest" | "lxc"))
 }
 
 fn typed(schema: &Schema, value: &str) -> std::result::Result<String, String> {
-    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     let failed = |kind: &str| Err(format!("type check ('{kind}') failed - got '{value}'"));
     match schema.kind {
         Some(Kind::Boolean) => match contract::parse_boolean(value) {
             Some(flag) => Ok(if flag { "1" } else { "0" }.to_owned()),
             None => failed("boolean"),
         },
-        Some(Kind::Integer) if !is_number(value) => failed("integer"),
-        Some(Kind::Integer) => {
-            let digits = value.trim_start_matches('0');
-            Ok(if digits.is_empty() { "0" } else { digits }.to_owned())
-        }
+        Some(Kind::Integer) => whole_number(value),
         Some(Kind::Number) => {
             let (whole, fraction) = value.split_once('.').unwrap_or((value, "0"));
             if is_number(whole) && is_number(fraction) { Ok(value.to_owned()) } else { failed("number") }
@@ -79,6 +80,18 @@ fn typed(schema: &Schema, value: &str) -> std::result::Result<String, String> {
     }
 }
 
+fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+fn whole_number(value: &str) -> std::result::Result<String, String> {
+    if !is_number(value) {
+        return Err(format!("type check ('integer') failed - got '{value}'"));
+    }
+    let digits = value.trim_start_matches('0');
+    Ok(if digits.is_empty() { "0" } else { digits }.to_owned())
+}
+
 /// Makes a configuration what is written: old words become new ones, volumes in use are not unused as well.
 ///
 /// # Errors
@@ -88,13 +101,19 @@ pub fn settle(config: &mut GuestConfig) -> Result<()> {
     for part in [&config.current, &config.pending.part].into_iter().chain(others) {
         check_lines(config.kind, part)?;
     }
+    let used: BTreeSet<String> = match config.kind {
+        GuestKind::Qemu => {
+            [&config.current, &config.pending.part].into_iter().flat_map(drives).map(|drive| drive.file).collect()
+        }
+        GuestKind::Lxc => mounted(&config.current).collect(),
+    };
+    config.current.options.retain(|key, value| !key.starts_with("unused") || !used.contains(value));
     if config.kind == GuestKind::Lxc {
         return Ok(());
     }
     forget_smp(&mut config.current);
-    let used: BTreeSet<String> =
-        [&config.current, &config.pending.part].into_iter().flat_map(drives).map(|drive| drive.file).collect();
-    config.current.options.retain(|key, value| !key.starts_with("unused") || !used.contains(value));
+    // Set to nothing is not set; but a boot order of no device is one.
+    config.current.options.retain(|key, value| key == "boot" || !value.is_empty());
     if !drives(&config.current).any(|drive| drive.is_cloudinit()) {
         config.special.remove("cloudinit");
     }
@@ -127,6 +146,12 @@ fn forget_smp(part: &mut Part) {
 
 fn drives(part: &Part) -> impl Iterator<Item = Drive> {
     part.options.iter().filter_map(|(key, value)| Drive::parse(Slot::of_key(key)?, value).ok())
+}
+
+/// Volumes that a container mounts.
+fn mounted(part: &Part) -> impl Iterator<Item = String> {
+    let points = part.options.iter().filter(|(key, _)| *key == "rootfs" || number_of(key, "mp").is_some());
+    points.filter_map(|(key, value)| Some(MountPoint::parse(key, value).ok()?.volume().to_owned()))
 }
 
 #[cfg(test)]
@@ -175,6 +200,16 @@ mod tests {
         let printed =
             "sockets: 2\nunused2: aa:100/z.raw\nvirtio0: aa:100/x.raw\n\n[PENDING]\nscsi0: aa:100/y.raw,size=1G\n";
         assert_eq!(config.print(), printed);
+    }
+
+    #[test]
+    fn a_volume_that_a_container_mounts_is_not_unused() {
+        let text = "mp0: aa:100/x.raw,mp=/x\nrootfs: volume=aa:100/r.raw\nunused0: aa:100/r.raw\nunused1: aa:100/y.raw\n\
+            unused2: aa:100/x.raw\n\n[before]\nparent: first\nsnaptime: 12\n";
+        let mut config = read(GuestKind::Lxc, text);
+        settle(&mut config).unwrap();
+        assert_eq!(config.current.indexed("unused").collect::<Vec<_>>(), [(1, "aa:100/y.raw")]);
+        assert!(config.problems.is_empty());
     }
 
     #[test]

@@ -41,10 +41,12 @@ pub fn settings(call: &Call, not_options: &[&str]) -> Result<Settings> {
 /// (PVE: API2/Qemu.pm, update_vm_api)
 pub fn hash_password(settings: &mut Settings, ostype: Option<&str>) -> Result<()> {
     let windows = super::config::windows_version(ostype.unwrap_or_default()) > 0;
-    if let Some(password) = settings.get_mut("cipassword").filter(|password| !windows && !password.is_empty()) {
-        if !is_hash(password) {
-            *password = access::hash_password(password)?;
-        }
+    if let Some(password) = settings.get_mut("cipassword")
+        && !windows
+        && !password.is_empty()
+        && !is_hash(password)
+    {
+        *password = access::hash_password(password)?;
     }
     Ok(())
 }

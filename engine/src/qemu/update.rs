@@ -88,7 +88,8 @@ impl Update {
                 return Err(Error::parameter("delete", both(key, "delete")));
             }
             if self.revert.contains(key) {
-                return Err(Error::parameter("revert", both(key, "revert")));
+                let text = format!("you can't use '-delete {key}' and -revert {key}' at the same time");
+                return Err(Error::parameter("revert", text));
             }
             if !is_option(key) {
                 return Err(Error::parameter("delete", format!("unknown option '{key}'")));

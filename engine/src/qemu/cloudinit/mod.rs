@@ -53,8 +53,11 @@ fn resolver(ctx: &Context) -> Result<Resolver> {
     Ok(Resolver::parse(&file::read_or_empty(&path)?))
 }
 
+/// A file of the disc: its path and what is in it.
+type DiscFile = (&'static str, Vec<u8>);
+
 /// The files on the disc, and its label.
-fn files(ctx: &Context, vmid: Vmid, part: &Part) -> Result<(Vec<(&'static str, Vec<u8>)>, &'static str)> {
+fn files(ctx: &Context, vmid: Vmid, part: &Part) -> Result<(Vec<DiscFile>, &'static str)> {
     let vm = Vm::new(vmid, part);
     let kind = text::kind(&vm);
     if kind == Kind::OpenNebula {
@@ -166,7 +169,7 @@ pub fn write(ctx: &Context, vmid: Vmid, config: &GuestConfig, in_drive: bool, lo
     outcome
 }
 
-fn burn(directory: &Path, image: &Path, files: &[(&str, Vec<u8>)], label: &str) -> Result<()> {
+fn burn(directory: &Path, image: &Path, files: &[DiscFile], label: &str) -> Result<()> {
     use std::os::unix::fs::DirBuilderExt;
     let place = || directory.display().to_string();
     // What an interrupted run has left.
