@@ -171,8 +171,9 @@ fn bridge_options(bridge: &Bridge) -> String {
 }
 
 fn bond_options(bond: &Bond) -> String {
+    let more: String = bond.more.iter().map(|(name, value)| format!(" {name} {value}")).collect();
     let name = |mode: u8| super::interfaces::BOND_MODES.get(usize::from(mode)).map(|mode| (*mode).to_owned());
-    list(&[
+    let usual = list(&[
         ("mode", bond.mode.and_then(name)),
         ("miimon", bond.miimon.map(|value| value.to_string())),
         ("updelay", bond.updelay.map(|value| value.to_string())),
@@ -181,7 +182,8 @@ fn bond_options(bond: &Bond) -> String {
         ("hash-policy", bond.hash_policy.map(|value| value.to_string())),
         ("lacp-rate", bond.lacp_fast.map(|fast| if fast { "fast".into() } else { "slow".into() })),
         ("min-links", bond.min_links.map(|value| value.to_string())),
-    ])
+    ]);
+    usual + &more
 }
 
 fn port_flags(flags: &PortFlags) -> String {

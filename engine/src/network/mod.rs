@@ -3,7 +3,7 @@
 //! | file | what |
 //! | --- | --- |
 //! | `interfaces/`, `edit.rs`, `handlers.rs` | the file as PVE reads and writes it, and the methods on it |
-//! | `stanza.rs`, `wanted.rs` | what the file means: from text to a [`state::State`], pure |
+//! | `stanza.rs`, `wanted.rs`, `bond_options.rs` | what the file means: from text to a [`state::State`], pure |
 //! | `others.rs` | what others have set on links of the file, and what of it stays, pure |
 //! | `plan.rs`, `change.rs` | from one state to another: an ordered list of changes, pure |
 //! | `netlink/` | the kernel's state, and changes of it |
@@ -13,6 +13,7 @@
 //!
 //! Names of links are anybody's choice; nothing here knows a link by its name, except guests' own.
 
+mod bond_options;
 pub mod change;
 mod dhcp;
 pub mod edit;

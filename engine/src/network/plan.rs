@@ -3,6 +3,7 @@
 //! Order: what goes, what is made, options, ports, VLANs, on, addresses, routes, commands. Lower links come before those that
 //! stand on them. Links that no file names are left alone, and so are ports of guests.
 
+use super::bond_options::bond_option;
 use super::change::Change;
 use super::netlink::PortVlans;
 use super::open_vswitch;
@@ -28,6 +29,7 @@ pub fn plan(before: &Wanted, wanted: &Wanted, actual: &State) -> Plan {
         }
     }
     let mut planner = Planner { before, wanted, target, actual, plan: Plan::default() };
+    planner.plan.warnings.extend(wanted.ignored.iter().cloned());
     planner.leave_out_missing();
     planner.end_what_goes();
     planner.release();
@@ -140,10 +142,13 @@ impl Planner<'_> {
         }
     }
 
-    /// A bond changes its mode only without ports.
+    /// A bond changes its mode, and whose address it has, only without ports.
     fn changes_mode(&self, name: &str) -> bool {
         match (self.target.get(name).map(|link| &link.kind), self.actual.links.get(name).map(|link| &link.kind)) {
-            (Some(Kind::Bond(wanted)), Some(Kind::Bond(actual))) => wanted.mode != actual.mode,
+            (Some(Kind::Bond(wanted)), Some(Kind::Bond(actual))) => {
+                let new = wanted.without_same(actual);
+                new.mode.is_some() || new.more.keys().filter_map(|name| bond_option(name)).any(|option| option.is_empty)
+            }
             _ => false,
         }
     }
@@ -211,8 +216,9 @@ impl Planner<'_> {
             if link.kind.is_made() && self.is_new(&name) {
                 let kind = match without_usual(&link.kind, &Kind::default()) {
                     Kind::Bond(bond) => {
-                        // The first mode is zero, and a bond is made with its mode.
-                        Kind::Bond(Bond { mode: bond.mode, ..bond.without_same(&Bond::default()) })
+                        // The first mode is zero, and a bond is made with its mode. What is usual need not be said, and
+                        // in some modes must not.
+                        Kind::Bond(Bond { mode: bond.mode, ..bond.without_same(&Bond::fresh()) })
                     }
                     kind => kind,
                 };
@@ -273,7 +279,9 @@ impl Planner<'_> {
                 }
                 (Kind::Bond(wanted), Kind::Bond(now)) => {
                     let new = wanted.without_same(now);
-                    if (new.mode.is_some() || new.lacp_fast.is_some()) && actual.up {
+                    let mut more = new.more.keys().filter_map(|name| bond_option(name));
+                    if (new.mode.is_some() || new.lacp_fast.is_some() || more.any(|option| option.is_off)) && actual.up
+                    {
                         self.push(Change::Down(name.clone()));
                     }
                     if new != Bond::default() {

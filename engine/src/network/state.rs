@@ -2,6 +2,7 @@
 //!
 //! A part that is `None` is not looked at: a file does not say everything, a snapshot of the kernel does.
 
+use super::bond_options::{BOND_OPTIONS, bond_option};
 use super::netlink::PortVlans;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -115,6 +116,9 @@ pub struct Bond {
     pub lacp_fast: Option<bool>,
     /// Ports that must be up.
     pub min_links: Option<u32>,
+    /// Options of [`super::bond_options`] by name.
+    #[serde(default)]
+    pub more: BTreeMap<String, u32>,
 }
 
 /// Options of a VXLAN.
@@ -265,6 +269,12 @@ impl fmt::Display for Route {
 }
 
 impl Bond {
+    /// A bond of which nothing has been said.
+    pub fn fresh() -> Self {
+        let more = BOND_OPTIONS.iter().map(|option| (option.name().to_owned(), option.usual)).collect();
+        Bond { more, ..Bond::default() }
+    }
+
     /// The options that differ from those of another. The kernel takes some only from a bond without ports, even when they
     /// stay as they are.
     pub fn without_same(&self, now: &Bond) -> Bond {
@@ -277,6 +287,12 @@ impl Bond {
             hash_policy: new_value(&self.hash_policy, &now.hash_policy),
             lacp_fast: new_value(&self.lacp_fast, &now.lacp_fast),
             min_links: new_value(&self.min_links, &now.min_links),
+            more: self
+                .more
+                .iter()
+                .filter(|(name, value)| now.more.get(*name) != Some(value))
+                .map(|(name, value)| (name.clone(), *value))
+                .collect(),
         }
     }
 }
@@ -304,6 +320,11 @@ impl Link {
             usual(&mut bridge.priority, &was.priority, 32_768);
             usual(&mut bridge.multicast_snooping, &was.multicast_snooping, true);
             usual(&mut bridge.multicast_querier, &was.multicast_querier, false);
+        }
+        if let (Kind::Bond(bond), Kind::Bond(was)) = (&mut self.kind, &before.kind) {
+            for (name, option) in was.more.keys().filter_map(|name| Some((name, bond_option(name)?))) {
+                bond.more.entry(name.clone()).or_insert(option.usual);
+            }
         }
     }
 }

@@ -404,7 +404,7 @@ fn former(journal: &Journal) -> Wanted {
         }
     }
     let Wanted { commands, dhcp, open_vswitch, .. } = journal.before.clone();
-    Wanted { state, commands, dhcp, open_vswitch }
+    Wanted { state, commands, dhcp, open_vswitch, ..Wanted::default() }
 }
 
 /// What was applied last in this boot; before the first time, what the file in force says: somebody else has applied it.

@@ -3,6 +3,7 @@
 //! An interface takes part if it is brought up with the node (`auto`), or if one that does stands on it. Wrong values are
 //! errors that name file and line.
 
+use super::bond_options::{bond_option, is_known};
 use super::interfaces::BOND_MODES;
 use super::netlink::PortVlans;
 use super::others::reaches;
@@ -27,6 +28,9 @@ pub struct Wanted {
     pub dhcp: BTreeMap<String, (bool, bool)>,
     /// Bridges and ports of Open vSwitch.
     pub open_vswitch: BTreeMap<String, OvsPart>,
+    /// What people should know of options that nobody carries out.
+    #[serde(default)]
+    pub ignored: Vec<String>,
 }
 
 /// A bridge or port of Open vSwitch.
@@ -221,6 +225,9 @@ impl Interface<'_> {
                 below.push((port.to_owned(), self.place()));
             }
         }
+        let ignored = self.options().filter(|(key, _)| key.strip_prefix("bond-").is_some_and(|name| !is_known(name)));
+        let ignored = ignored.map(|(key, _)| format!("{}: option '{key}' is kept and has no effect", self.place()));
+        wanted.ignored.extend(ignored);
         if aware {
             self.vlans_of_ports(wanted)?;
         }
@@ -308,7 +315,19 @@ impl Interface<'_> {
             hash_policy: Some(policy.unwrap_or(0)).filter(|_| matches!(mode, 2 | 4 | 5)),
             lacp_fast: Some(lacp_fast).filter(|_| mode == 4),
             min_links: number("bond-min-links")?,
+            more: self.bond_options()?,
         })
+    }
+
+    fn bond_options(&self) -> Result<BTreeMap<String, u32>> {
+        let mut more = BTreeMap::new();
+        for (key, text) in self.options() {
+            if let Some(option) = key.strip_prefix("bond-").and_then(bond_option) {
+                let value = option.value(text).ok_or_else(|| self.wrong(&format!("unknown {key} '{text}'")))?;
+                more.insert(option.name().to_owned(), value);
+            }
+        }
+        Ok(more)
     }
 
     fn vxlan(&self, id: u32) -> Result<Vxlan> {

@@ -219,7 +219,7 @@ fn bond(options: &[InfoBond], names: &BTreeMap<u32, String>) -> Bond {
             InfoBond::XmitHashPolicy(policy) => bond.hash_policy = Some(u8::from(*policy)),
             InfoBond::AdLacpRate(rate) => bond.lacp_fast = Some(*rate == BondLacpRate::Fast),
             InfoBond::MinLinks(count) => bond.min_links = Some(*count),
-            _ => {}
+            other => bond.more.extend(super::bond::value(other).map(|(name, value)| (name.to_owned(), value))),
         }
     }
     bond

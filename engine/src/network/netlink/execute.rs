@@ -169,7 +169,8 @@ fn bond(bond: &Bond) -> Result<Vec<InfoBond>> {
         lacp.map(InfoBond::AdLacpRate),
         bond.min_links.map(InfoBond::MinLinks),
     ];
-    Ok(options.into_iter().flatten().collect())
+    let more = bond.more.iter().filter_map(|(name, value)| super::bond::option(name, *value));
+    Ok(options.into_iter().flatten().chain(more).collect())
 }
 
 fn vxlan(vxlan: &Vxlan) -> Result<Vec<InfoVxlan>> {

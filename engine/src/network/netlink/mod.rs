@@ -4,6 +4,7 @@
 //! requests that change something. Knows nothing of configuration. All names and addresses are the caller's.
 
 mod actual;
+mod bond;
 mod dump;
 mod execute;
 mod vlans;

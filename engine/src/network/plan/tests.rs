@@ -58,6 +58,9 @@ fn carry_out(state: &mut State, change: &Change) {
             if let Kind::Vlan { raw, .. } = &kind {
                 assert!(state.links.contains_key(raw), "{change}: nothing below");
             }
+            if let Kind::Bond(bond) = &mut kind {
+                bond.more = Bond::fresh().more.into_iter().chain(std::mem::take(&mut bond.more)).collect();
+            }
             if let Kind::Bridge(bridge) = &mut kind {
                 bridge.vlan_aware.get_or_insert(false);
             }
@@ -92,6 +95,7 @@ fn carry_out(state: &mut State, change: &Change) {
                     now.hash_policy = new.hash_policy.or(now.hash_policy);
                     now.lacp_fast = new.lacp_fast.or(now.lacp_fast);
                     now.min_links = new.min_links.or(now.min_links);
+                    now.more.extend(new.more.clone());
                 }
                 (now, new) => *now = new.clone(),
             }
@@ -173,6 +177,27 @@ fn a_bond_changes_its_mode_without_its_ports() {
     let mut state = machine(&["en01", "en02"]);
     apply(&Wanted::default(), &old, &mut state);
     insta::assert_snapshot!(apply(&old, &new, &mut state));
+}
+
+#[test]
+fn rarer_options_of_a_bond_come_and_go() {
+    let plain = "auto bond0\niface bond0 inet manual\n\tbond-slaves en01 en02\n\tbond-mode active-backup\n";
+    let more = format!("{plain}\tbond-num-unsol-na 3\n\tbond-primary_reselect better\n\tbond-use-carrier 1\n");
+    let mut state = machine(&["en01", "en02"]);
+    let first = wanted(&more);
+    let made = apply(&Wanted::default(), &first, &mut state);
+    assert!(made.contains(" num-grat-arp 3 primary-reselect 1") && !made.contains("use-carrier"), "{made}");
+    let back = apply(&first, &wanted(plain), &mut state);
+    assert_eq!(back, "bond0: set num-grat-arp 1 primary-reselect 0\n");
+    // Whose address it has changes only while it is empty.
+    let text = format!("{plain}\tbond-fail-over-mac active\n");
+    let changed = apply(&wanted(plain), &wanted(&text), &mut state);
+    assert!(changed.contains("en01: take out of 'bond0'") && changed.contains("en02: put into 'bond0'"), "{changed}");
+    let odd = wanted(&format!("{plain}\tbond-arp-interval 100\n"));
+    assert!(plan(&odd, &odd, &state).warnings[0].contains("option 'bond-arp-interval' is kept and has no effect"));
+    assert!(
+        try_wanted(&format!("{plain}\tbond-ad-select fast\n")).unwrap_err().message().contains("bond-ad-select 'fast'")
+    );
 }
 
 #[test]
