@@ -425,3 +425,6 @@ fn explicit_boot_order(config: &GuestConfig, update: &Update, text: &str) -> Res
     }
     Ok(Some(devices).filter(|devices| !devices.is_empty()))
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,6 @@
 //! Creating, changing and removing a VM.
 
-use crate::config::guest::GuestKind;
+use crate::config::guest::{GuestConfig, GuestKind};
 use crate::qemu::config::{Drive, Slot};
 use crate::qemu::create::{self, Create};
 use crate::qemu::destroy::{self, Destroy};
@@ -103,6 +103,7 @@ pub fn get(call: &Call) -> Result<Reply> {
         return Err(guest::input::snapshot_and_current());
     }
     let config = guest::load(call.ctx, GuestKind::Qemu, vmid)?;
+    tell_problems(call, &config);
     match snapshot {
         None => Ok(Reply::from(reply::config(&config, !current))),
         Some(name) => reply::snapshot(&config, &name)
@@ -115,7 +116,15 @@ pub fn get(call: &Call) -> Result<Reply> {
 pub fn pending(call: &Call) -> Result<Reply> {
     let vmid: Vmid = call.param("vmid")?;
     let config = guest::load(call.ctx, GuestKind::Qemu, vmid)?;
+    tell_problems(call, &config);
     Ok(Reply::from(Value::Array(crate::qemu::pending::listing(&config))))
+}
+
+/// Who looks at a terminal learns what of the file does not count.
+fn tell_problems(call: &Call, config: &GuestConfig) {
+    if matches!(call.ctx.mode, crate::Mode::Foreground) {
+        config.problems.iter().for_each(|problem| eprintln!("{}", problem.text.trim_end()));
+    }
 }
 
 /// `PUT config`: done when it answers.
