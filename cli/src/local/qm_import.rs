@@ -74,35 +74,95 @@ fn import_volume(invocation: &Invocation) -> Result<ExitCode> {
     let (storage, _) = source.split_once(':').ok_or_else(|| Error::parameter("source", "not a volume ID"))?;
     let question = Map::from_iter([("storage".to_owned(), json!(storage)), ("volume".to_owned(), json!(source))]);
     let described = invocation.call(Verb::Get, "/nodes/{node}/storage/{storage}/import-metadata", question)?.data;
-    let mut wish = Map::new();
-    let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-    for (key, value) in described["create-args"].as_object().into_iter().flatten() {
-        wish.insert(key.clone(), text(value).into());
-    }
-    for (key, value) in described["net"].as_object().into_iter().flatten() {
-        wish.insert(key.clone(), text(&value["model"]).into());
-    }
-    for (key, disk) in described["disks"].as_object().into_iter().flatten() {
-        let value = match disk["volid"].as_str().or(disk.as_str()) {
-            Some(volume) => new_disk(&target, volume, format.as_deref()),
-            None => format!("{target}:1"),
-        };
-        wish.insert(key.clone(), value.into());
-    }
-    for (key, value) in invocation.params.to_map() {
-        if !["source", "storage", "format", "dryrun", "delete", "reboot", "node"].contains(&key.as_str()) {
-            wish.insert(key, value);
-        }
-    }
+    let delete: Option<Vec<String>> = invocation.opt("delete")?;
+    let given = invocation.params.to_map();
+    let wish = create_options(&described, &target, format.as_deref(), given, &delete.unwrap_or_default());
     if invocation.flag("dryrun") {
-        let options: String = wish
-            .iter()
-            .filter(|(key, _)| *key != "vmid")
-            .map(|(key, value)| format!(" --{key} '{}'", text(value).replace('\'', r"'\''")))
-            .collect();
-        output::write(&format!("qm create {}{options}\n", invocation.param::<Vmid>("vmid")?));
+        output::write(&create_command(invocation.param("vmid")?, &wish));
         return Ok(ExitCode::SUCCESS);
     }
     invocation.call(Verb::Post, CREATE, wish)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// What a guest on a storage becomes: the options of the line win, and those that are deleted are left out.
+/// (PVE: qemu-server PVE/CLI/qm.pm, vm_import)
+fn create_options(
+    described: &Value,
+    target: &str,
+    format: Option<&str>,
+    given: Map<String, Value>,
+    delete: &[String],
+) -> Map<String, Value> {
+    let mut wish = Map::new();
+    for (key, value) in described["create-args"].as_object().into_iter().flatten() {
+        wish.insert(key.clone(), text(value).into());
+    }
+    for (key, net) in described["net"].as_object().into_iter().flatten() {
+        let mut options: Vec<String> =
+            net.as_object().into_iter().flatten().map(|(name, value)| format!("{name}={}", text(value))).collect();
+        options.sort();
+        wish.insert(key.clone(), options.join(",").into());
+    }
+    for (key, disk) in described["disks"].as_object().into_iter().flatten() {
+        let value = match disk["volid"].as_str().or(disk.as_str()).filter(|_| key != "efidisk0") {
+            Some(volume) => new_disk(target, volume, format),
+            // Firmware keeps nothing that could be brought along.
+            None => {
+                let format = format.map(|format| format!(",format={format}")).unwrap_or_default();
+                format!("{target}:1{format},efitype=4m")
+            }
+        };
+        wish.insert(key.clone(), value.into());
+    }
+    const OWN: [&str; 7] = ["source", "storage", "format", "dryrun", "delete", "reboot", "node"];
+    for (key, value) in given.into_iter().filter(|(key, _)| !OWN.contains(&key.as_str())) {
+        let key = if key == "live-import" { "live-restore".into() } else { key };
+        wish.insert(key, value);
+    }
+    wish.retain(|key, _| !delete.contains(key));
+    wish
+}
+
+fn text(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Bool(flag) => u8::from(*flag).to_string(),
+        other => other.to_string(),
+    }
+}
+
+/// The command that `--dryrun` shows. What a shell would read otherwise stands in quotes.
+fn create_command(vmid: Vmid, wish: &Map<String, Value>) -> String {
+    let mut keys: Vec<&String> = wish.keys().filter(|key| *key != "vmid").collect();
+    keys.sort();
+    let quoted = |value: String| match value.chars().all(|c| c.is_ascii_alphanumeric() || "-_=:,./+@%".contains(c)) {
+        true => value,
+        false => format!("'{}'", value.replace('\'', r"'\''")),
+    };
+    let options: Vec<String> = keys.into_iter().map(|key| format!("--{key} {}", quoted(text(&wish[key])))).collect();
+    let head = "# dry-run – the resulting create command for the import would be:";
+    format!("{head}\nqm create {vmid} \\\n  {}\n", options.join(" \\\n  "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guest_keeps_its_cards_and_gets_firmware_of_its_own() {
+        let described = json!({
+            "create-args": {"cores": 2, "name": "old", "bios": "ovmf"},
+            "net": {"net0": {"model": "vmxnet3", "macaddr": "00:50:56:00:00:01"}},
+            "disks": {"efidisk0": 1, "scsi0": {"volid": "esxi:ha/a.vmdk", "size": 5}},
+        });
+        let given = json!({"vmid": 100, "source": "esxi:ha/a.vmx", "storage": "fast", "name": "new one"});
+        let wish =
+            create_options(&described, "fast", Some("raw"), given.as_object().cloned().unwrap(), &["bios".into()]);
+        let shown = "# dry-run – the resulting create command for the import would be:\nqm create 100 \\\n  \
+                     --cores 2 \\\n  --efidisk0 fast:1,format=raw,efitype=4m \\\n  --name 'new one' \\\n  \
+                     --net0 macaddr=00:50:56:00:00:01,model=vmxnet3 \\\n  \
+                     --scsi0 fast:0,import-from=esxi:ha/a.vmdk,format=raw\n";
+        assert_eq!(create_command("100".parse().unwrap(), &wish), shown);
+    }
 }

@@ -174,8 +174,7 @@ fn add(ctx: &Context, vmid: Vmid, new: &Part, after: &local::Local, item: &Item)
         }
         "-drive" => {
             drop(monitor);
-            let options = item.value.replace('\\', "\\\\").replace('"', "\\\"");
-            let answer = qmp::human(ctx, vmid, &format!("drive_add auto \"{options}\""))?;
+            let answer = qmp::human(ctx, vmid, &format!("drive_add auto {}", quoted(&item.value)))?;
             if answer.trim() == "OK" {
                 Ok(())
             } else {
@@ -184,7 +183,7 @@ fn add(ctx: &Context, vmid: Vmid, new: &Part, after: &local::Local, item: &Item)
         }
         "-device" => {
             drop(monitor);
-            let answer = qmp::human(ctx, vmid, &format!("device_add {}", item.value))?;
+            let answer = qmp::human(ctx, vmid, &format!("device_add {}", quoted(&item.value)))?;
             match answer.trim() {
                 "" => Ok(()),
                 text => Err(Error::new(format!("adding device failed: {text}"))),
@@ -192,6 +191,11 @@ fn add(ctx: &Context, vmid: Vmid, new: &Part, after: &local::Local, item: &Item)
         }
         other => Err(Error::new(format!("'{other}' cannot be added to a running VM"))),
     }
+}
+
+/// One word of the human monitor, whatever it holds.
+fn quoted(text: &str) -> String {
+    format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
 }
 
 fn tap(ctx: &Context, vmid: Vmid, new: &Part, after: &local::Local, number: u32) -> Result<network::TapDevice> {

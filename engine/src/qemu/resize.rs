@@ -8,6 +8,7 @@ use crate::config::guest::GuestKind;
 use crate::{Error, Result, Task, Vmid, access, guest, storage};
 use serde_json::json;
 use std::str::FromStr;
+use std::time::Duration;
 
 /// A new size: absolute or, with a plus, on top of the old one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,7 +98,9 @@ fn tell_qemu(monitor: &mut Monitor, slot: Slot, size: u64) -> Result<()> {
         .find(|block| ["qdev", "device"].iter().any(|key| block[key].as_str().is_some_and(is_ours)));
     let node = block.and_then(|block| block["inserted"]["node-name"].as_str());
     let node = node.ok_or_else(|| Error::new(format!("no block node inserted for drive '{slot}'")))?;
-    monitor.execute("block_resize", json!({"node-name": node, "size": size.next_multiple_of(1024)})).map(drop)
+    // What the guest has under way on the drive is finished first.
+    let wish = json!({"node-name": node, "size": size.next_multiple_of(1024)});
+    monitor.execute_within("block_resize", wish, Duration::from_secs(60)).map(drop)
 }
 
 #[cfg(test)]
@@ -108,6 +111,7 @@ mod tests {
     fn a_plus_adds() {
         assert_eq!("+1G".parse(), Ok(NewSize { bytes: 1 << 30, is_added: true }));
         assert_eq!("512M".parse(), Ok(NewSize { bytes: 512 << 20, is_added: false }));
+        assert_eq!("+1.5K".parse(), Ok(NewSize { bytes: 1536, is_added: true }));
         assert!("-1G".parse::<NewSize>().is_err() && "x".parse::<NewSize>().is_err());
     }
 }

@@ -215,10 +215,14 @@ fn undo(ctx: &Context, vmid: Vmid, name: &str, made: &[Drive], memory: Option<&V
 /// Removes one disk's snapshot, by QEMU if it has the image open.
 fn delete_from_disk(ctx: &Context, vmid: Vmid, drive: &Drive, name: &str) -> Result<()> {
     let Some(volume) = drive.volume() else { return Ok(()) };
-    if status::is_running(ctx, vmid) && is_in_image(ctx, drive) {
+    if status::is_running(ctx, vmid) {
         let config = guest::load(ctx, GuestKind::Qemu, vmid)?;
         let attached = plan::disks(vmid, &config.current)?.into_iter().find(|found| found.file == drive.file);
-        if let Some(attached) = attached {
+        // Files in a chain below an open image belong to QEMU.
+        if attached.is_some() && !storage::has_feature(ctx, Feature::Snapshot, &volume, None, true)? {
+            crate::bail!("snapshot '{name}' of '{volume}' cannot be removed while the VM is running");
+        }
+        if let Some(attached) = attached.filter(|drive| is_in_image(ctx, drive)) {
             let data = json!({"device": format!("drive-{}", attached.slot), "name": name});
             let time = std::time::Duration::from_secs(600);
             let mut monitor = Monitor::connect(ctx, vmid)?;
