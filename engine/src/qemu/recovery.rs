@@ -6,7 +6,7 @@
 
 use super::config::{Drive, Slot, Vm};
 use super::qmp::Monitor;
-use super::{agent, block, clone, edit, files, snapshot, status};
+use super::{agent, block, clone, edit, files, snapshot, status, stop, suspend};
 use crate::config::guest::{GuestConfig, GuestKind};
 use crate::guest::work::{Notes, Work, texts};
 use crate::storage::{self, Content, VolumeId};
@@ -37,6 +37,10 @@ pub struct Facts<'a> {
     pub rollback: Option<&'a str>,
     /// The snapshot that is removed.
     pub removal: Option<&'a str>,
+    /// The VM is being suspended to disk.
+    pub suspends: bool,
+    /// It goes on from there.
+    pub resumes: bool,
 }
 
 /// Notes what is about to be done; the caller holds the VM's lock.
@@ -48,10 +52,15 @@ pub fn begin(ctx: &Context, vmid: Vmid, facts: &Facts) -> Result<Work> {
     let note = json!({
         "storages": facts.storages, "volumes": volumes, "snapshot": facts.snapshot,
         "source": facts.source.map(|source| source.to_string()),
-        "rollback": facts.rollback, "removal": facts.removal,
+        "rollback": facts.rollback, "removal": facts.removal, "suspends": facts.suspends,
+        "resumes": facts.resumes,
         "goes": status::is_running(ctx, vmid) && !status::is_paused(ctx, vmid),
     });
     NOTES.begin(ctx, vmid, note)
+}
+
+fn mark(ctx: &Context, vmid: Vmid) -> Option<String> {
+    guest::load(ctx, GuestKind::Qemu, vmid).ok()?.current.get("lock").map(str::to_owned)
 }
 
 /// The VM's images on a storage; backups and files are nobody's unfinished work.
@@ -62,6 +71,13 @@ fn images(ctx: &Context, storage: &str, vmid: Vmid) -> Result<Vec<VolumeId>> {
 
 fn recover(ctx: &Context, vmid: Vmid, note: &Value, log: &mut dyn FnMut(&str)) -> Result<()> {
     log("taking back what an interrupted process has left");
+    if note["suspends"] == true && mark(ctx, vmid).as_deref() == Some("suspended") {
+        // Its state is whole. If it went on, that would be of another time than its disks.
+        return stop::kill(ctx, vmid);
+    }
+    if note["resumes"] == true {
+        return suspend::settle(ctx, vmid);
+    }
     let text = |key: &str| note[key].as_str().map(str::to_owned);
     let before: BTreeSet<String> = texts(note, "volumes").into_iter().collect();
     let mut new = Vec::new();
@@ -176,6 +192,9 @@ fn settle_config(ctx: &Context, vmid: Vmid) -> Result<()> {
         for (slot, drive) in changed(config) {
             config.current.set(slot.to_string(), drive.to_string());
         }
+        if config.current.get("lock") == Some("suspending") {
+            suspend::forget_state(&mut config.current);
+        }
         if config.current.get("lock").is_some_and(|mark| MARKS.contains(&mark)) {
             config.current.options.remove("lock");
         }
@@ -219,6 +238,20 @@ mod tests {
             NOTES.recover(&ctx, vmid, &mut |_| {}).unwrap();
         }
         let text = |vmid| guest::load(&ctx, GuestKind::Qemu, vmid).unwrap().print();
+        let (asleep, half_asleep): (Vmid, Vmid) = ("104".parse().unwrap(), "105".parse().unwrap());
+        let not_awake: Vmid = "106".parse().unwrap();
+        for (vmid, mark, resumes) in
+            [(asleep, "suspended", false), (half_asleep, "suspending", false), (not_awake, "suspended", true)]
+        {
+            let config = format!("cores: 1\nlock: {mark}\nrunningcpu: host\nvmstate: local:1/vm-1-state-x.raw\n");
+            guest::create(&ctx, vmid, &GuestConfig::parse(GuestKind::Qemu, &config)).unwrap();
+            let facts = Facts { suspends: !resumes, resumes, ..Facts::default() };
+            std::mem::forget(begin(&ctx, vmid, &facts).unwrap());
+            NOTES.recover(&ctx, vmid, &mut |_| {}).unwrap();
+        }
+        assert!(text(asleep).contains("lock: suspended") && text(asleep).contains("vmstate"));
+        assert_eq!(text(not_awake), text(asleep));
+        assert_eq!(text(half_asleep), "cores: 1\n");
         assert_eq!(text(back), "cores: 1\nparent: one\n\n[one]\ncores: 1\nsnaptime: 1\n");
         assert_eq!(text(removing), "");
         assert_eq!(guest::find(&ctx, clone), None);

@@ -244,7 +244,7 @@ pub fn is_deaf(ctx: &Context, vmid: Vmid) -> bool {
 }
 
 /// QEMU's word for what the machine does.
-fn run_state(ctx: &Context, vmid: Vmid) -> Option<String> {
+pub(super) fn run_state(ctx: &Context, vmid: Vmid) -> Option<String> {
     let status = super::qmp::execute(ctx, vmid, "query-status", json!({})).ok()?;
     status["status"].as_str().map(str::to_owned)
 }

@@ -8,9 +8,10 @@
 
 use super::config::Vm;
 use super::launch::{self, Start};
-use super::{qmp, recovery, snapshot::plan, state, stop};
+use super::recovery::{self, Facts};
+use super::{qmp, snapshot::plan, state, status, stop};
 use crate::config::guest::{GuestConfig, GuestKind, Part};
-use crate::storage::{self, Content, VolumeId};
+use crate::storage::{self, Content};
 use crate::{Context, Error, Result, Task, Vmid, guest};
 use serde_json::json;
 
@@ -28,6 +29,7 @@ pub fn to_disk(task: &Task, vmid: Vmid, skip_lock: bool, storage: Option<&str>) 
     let mut extra = Part::default();
     let place = storage.map_or_else(|| state::place(ctx, vmid, &config), |storage| Ok(storage.to_owned()))?;
     let name = state_name(ctx, vmid, &place)?;
+    let _work = recovery::begin(ctx, vmid, &Facts { storages: vec![&place], suspends: true, ..Facts::default() })?;
     let volume = state::allocate(ctx, vmid, &config, &name, Some(&place), &mut extra)?;
     let noted = guest::update(ctx, GuestKind::Qemu, vmid, |config| {
         config.current.options.extend(extra.options);
@@ -82,11 +84,16 @@ fn free_name(day: &str, taken: &[String]) -> String {
 
 fn forget(ctx: &Context, vmid: Vmid) -> Result<()> {
     guest::update(ctx, GuestKind::Qemu, vmid, |config| {
-        for key in ["lock", "vmstate"].iter().chain(&plan::RUNNING) {
-            config.current.options.remove(*key);
-        }
+        forget_state(&mut config.current);
         Ok(())
     })
+}
+
+/// Takes out what a configuration says of a state, and its mark.
+pub fn forget_state(part: &mut Part) {
+    for key in ["lock", "vmstate"].iter().chain(&plan::RUNNING) {
+        part.options.remove(*key);
+    }
 }
 
 /// How a suspended VM goes on; `None` for one that is not suspended. One that was unlocked by hand goes on as well, and
@@ -112,18 +119,34 @@ pub fn how_to_resume(config: &GuestConfig, how: &Start) -> Result<Option<Start>>
 pub fn resume(task: &Task, vmid: Vmid, how: &Start) -> Result<()> {
     let ctx = task.ctx;
     task.log("Resuming suspended VM");
-    let volume: Option<VolumeId> = how.state.clone();
+    let _work = recovery::begin(ctx, vmid, &Facts { resumes: true, ..Facts::default() })?;
     launch::start_locked(task, vmid, how)?;
     task.log("Resumed VM, removing state");
-    forget(ctx, vmid)?;
-    if let Some(volume) = volume
-        && let Err(error) = storage::free(ctx, &volume)
-    {
-        task.warn(format!("could not remove the state '{volume}': {error}"));
+    if let Err(error) = remove_state(ctx, vmid) {
+        task.warn(error.message());
     }
     let config = guest::load(ctx, GuestKind::Qemu, vmid)?;
     launch::started(task, &Vm::new(vmid, &config.current));
     Ok(())
+}
+
+/// A state that is used up leaves the configuration, and its volume goes.
+fn remove_state(ctx: &Context, vmid: Vmid) -> Result<()> {
+    let config = guest::load(ctx, GuestKind::Qemu, vmid)?;
+    forget(ctx, vmid)?;
+    let Some(volume) = config.current.get("vmstate") else { return Ok(()) };
+    let freed = volume.parse().map_err(Error::new).and_then(|volume| storage::free(ctx, &volume));
+    freed.map_err(|error| error.context(format!("could not remove the state '{volume}'")))
+}
+
+/// Settles a start from disk whose process was killed: the VM goes on, or is suspended as before.
+pub fn settle(ctx: &Context, vmid: Vmid) -> Result<()> {
+    let state = status::run_state(ctx, vmid);
+    match state.as_deref() {
+        Some("running" | "paused") => remove_state(ctx, vmid),
+        // Nobody writes the rest of the state to it any more.
+        _ => stop::kill(ctx, vmid),
+    }
 }
 
 /// Lets a VM that stands still go on, for the holder of its lock. One that runs already is left alone.

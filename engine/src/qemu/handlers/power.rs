@@ -36,7 +36,7 @@ pub fn start(call: &Call) -> Result<Reply> {
     let migration = ["stateuri", "migratedfrom", "migration_type", "migration_network", "targetstorage"];
     for name in migration.iter().chain(&["force-cpu", "with-conntrack-state", "nets-host-mtu"]) {
         if call.text(name).is_some_and(|value| value != "0") && !call.ctx.caller.is_root() {
-            return Err(Error::parameter(*name, "Only root may use this option."));
+            return Err(Error::parameter(name, "Only root may use this option."));
         }
     }
     if let Some(name) = migration.iter().find(|name| call.text(name).is_some()) {
