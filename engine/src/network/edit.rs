@@ -211,6 +211,7 @@ impl Given {
             given.values.remove(key);
         }
         given.check_lines()?;
+        given.straighten_comments();
         given.check_gateways(config, name)?;
         given.check_ports(config, name)?;
         given.split_addresses()?;
@@ -249,6 +250,15 @@ impl Given {
         match self.values.iter().find(breaks) {
             Some((key, _)) => Err(Error::parameter(key, "value must not contain a line break")),
             None => Ok(()),
+        }
+    }
+
+    /// Some readers of the file take a carriage return for the end of a line, and so of a comment.
+    fn straighten_comments(&mut self) {
+        for key in ["comments", "comments6"] {
+            if let Some(Value::String(text)) = self.values.get_mut(key) {
+                *text = text.replace("\r\n", "\n").replace('\r', "\n");
+            }
         }
     }
 
@@ -380,12 +390,12 @@ mod tests {
     fn a_new_bridge_is_written_with_its_address() {
         let mut config = config();
         let given = json!({"type": "bridge", "cidr": "10.1.0.1/24", "cidr6": "fd00::1/64", "bridge_ports": "eth1",
-            "autostart": true, "bridge_vlan_aware": true, "bridge_vids": "2,4;6-9", "comments": "inner\n", "comments6": "six\n"});
+            "autostart": true, "bridge_vlan_aware": true, "bridge_vids": "2,4;6-9", "comments": "inner\n", "comments6": "six\rpost-up evil\r\n"});
         create(&mut config, "vibr1", &params(given)).unwrap();
         let text = config.print(true).unwrap();
         let expected = "auto vibr1\niface vibr1 inet static\n\taddress 10.1.0.1/24\n\tbridge-ports eth1\n\tbridge-stp off\n\
             \tbridge-fd 0\n\tbridge-vlan-aware yes\n\tbridge-vids 2 4 6-9\n#inner\n\n\
-            iface vibr1 inet6 static\n\taddress fd00::1/64\n#six\n\n";
+            iface vibr1 inet6 static\n\taddress fd00::1/64\n#six\n#post-up evil\n\n";
         assert!(text.contains(expected), "{text}");
     }
 
