@@ -60,7 +60,8 @@ pub fn owned_candidate(slot: Slot, text: &str) -> Result<Option<Drive>> {
 pub fn boot_order(config: &GuestConfig) -> Result<Option<Vec<String>>> {
     let text = config.pending.part.get("boot").or_else(|| config.current.get("boot")).filter(|text| !text.is_empty());
     match text.map(|text| BootOrder::parse(Some(text))).transpose()? {
-        Some(BootOrder::Devices(devices)) => Ok(Some(devices)),
+        // A VM that boots from nothing is left so.
+        Some(BootOrder::Devices(devices)) if !devices.is_empty() => Ok(Some(devices)),
         _ => Ok(None),
     }
 }
@@ -203,6 +204,9 @@ mod tests {
         leave_boot_order(&mut config, "scsi0").unwrap();
         join_boot_order(&mut config, "ide2").unwrap();
         assert_eq!(config.pending.part.get("boot"), Some("order=net0;ide2"));
+        let mut none = self::config("boot: \n");
+        join_boot_order(&mut none, "ide2").unwrap();
+        assert_eq!(none.pending.part.get("boot"), None);
     }
 
     #[test]
