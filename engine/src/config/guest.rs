@@ -165,15 +165,4 @@ impl GuestConfig {
             digest: String::new(),
         }
     }
-
-    /// The configuration, unless something in the text does not count.
-    ///
-    /// # Errors
-    /// The first problem.
-    pub fn strict(self) -> crate::Result<Self> {
-        match self.problems.first() {
-            Some(problem) => Err(crate::Error::new(problem.text.clone())),
-            None => Ok(self),
-        }
-    }
 }
